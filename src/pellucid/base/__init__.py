@@ -1,0 +1,1 @@
+"""What every floor stands on: errors, records, seeds, safe writing."""

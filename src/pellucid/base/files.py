@@ -1,0 +1,46 @@
+"""Writing so that nobody ever finds half a file: write aside, then rename."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pellucid.base.errors import OutputError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to `path` when the block ends well and removed when it does not.
+
+    Args:
+        path: The file or folder to make. A file that exists is replaced; of a folder that exists, each file written is
+            replaced and the others stay.
+
+    Yields:
+        A path that does not exist yet: write a file there, or make a folder of that name.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path} must be writable, got: {error}; choose another place") from error
+    aside = room / path.name
+    try:
+        yield aside
+        _move(aside, path)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _move(aside: Path, path: Path) -> None:
+    if aside.is_dir() and path.is_dir():
+        for part in sorted(aside.iterdir()):
+            _move(part, path / part.name)
+    else:
+        os.replace(aside, path)

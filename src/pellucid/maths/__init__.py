@@ -1,0 +1,1 @@
+"""Numbers on numbers: statistics, factored matrices. Knows no model."""
