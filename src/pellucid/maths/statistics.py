@@ -1,0 +1,269 @@
+"""From effects on single prompts to how sure one may be of their mean.
+
+In: effects ``[prompt *cells]``, one number a prompt for each cell of a sweep. Out: mean, interval and p
+value of each cell, cells apart. The methods rest on a few thousand weighted sums over the prompts; the
+weights (signs, or counts of a resample) are the same for every cell, so the work is a matrix product. It
+goes in blocks of cells and of weights, so that memory stays bounded however many of both there are; the
+weights are drawn anew from the seed for each block of cells rather than kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import floor, prod
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from pellucid.base.errors import ArgumentError, nearest
+
+METHODS = ("t", "sign-flip", "bootstrap")
+EXACT_UP_TO = 12
+"""Prompts up to which every choice of signs is tried."""
+DRAWS = 9_999
+"""Sign flips, or resamples, drawn where not all are tried."""
+BLOCK = 2**22
+"""Numbers held at once in a block: 32 MB of float64."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The mean effect over prompts and how sure it is: float64 arrays of the cells' shape, always.
+
+    For one-dimensional input that shape is ``()``; a 0-d array compares, prints and converts as a float does.
+    """
+
+    mean: Float[np.ndarray, "*cells"]
+    low: Float[np.ndarray, "*cells"]
+    high: Float[np.ndarray, "*cells"]
+    p_value: Float[np.ndarray, "*cells"]
+    n: int
+    """Prompts."""
+
+
+def effect(
+    x: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."],
+    *,
+    interval: float = 0.95,
+    method: str = "t",
+    seed: int = 0,
+) -> Effect:
+    """The mean over the first axis with its interval, and the p value of its being zero.
+
+    The p value is that of the two-sided sign-flip test, whichever interval is asked for: under the null
+    hypothesis an effect is as likely as its negative. Up to 12 prompts all signs are tried; beyond, 9,999
+    are drawn, and the observed one counts among them (Phipson and Smyth 2010). It cannot go below
+    ``2^(1-n)``: with fewer than 6 prompts nothing reaches p < 0.05.
+
+    Args:
+        x: ``[prompt *cells]``, real numbers; the prompts must be independent of each other.
+        interval: How often the interval should hold the true mean, between 0 and 1.
+        method: ``"t"``: Student's interval, which covers well even for skewed effects on few prompts.
+            ``"sign-flip"``: every mean that the sign-flip test does not reject; infinite on both sides where
+            n is too small for it to reject anything. ``"bootstrap"``: BCa, 9,999 resamples; too narrow below
+            some 20 prompts.
+        seed: For whatever is drawn. The numbers of a cell do not depend on the other cells.
+
+    Returns:
+        In the unit of `x`. One prompt has a mean but no interval: `low`, `high` and `p_value` are NaN. A
+        cell with a NaN or an infinity on any prompt has NaN for these three as well, and as mean what
+        numpy's mean is.
+
+    Raises:
+        ArgumentError: No prompt; not real numbers; an unknown method; an interval not between 0 and 1.
+
+    Source: BCa: Efron 1987, "Better Bootstrap Confidence Intervals". The inverted sign-flip test: Hartigan
+    1969, "Using Subsample Values as Typical Values".
+
+    Example:
+        >>> found = effect(np.array([0.9, 1.1, 1.0, 1.2, 0.8, 1.0]))
+        >>> print(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}], p = {found.p_value:.3f}")
+        1.00 [0.85, 1.15], p = 0.031
+    """
+    if method not in METHODS:
+        raise ArgumentError(f"method must be a known one, got {method!r}{nearest(method, METHODS)}")
+    if not 0 < interval < 1:
+        raise ArgumentError(f"interval must lie between 0 and 1, got {interval}; 0.95 is usual")
+    numbers = _real(x)
+    if numbers.ndim == 0 or len(numbers) == 0:
+        raise ArgumentError(
+            f"x must have one prompt or more on its first axis, got shape {list(numbers.shape)}; "
+            "give the effects [prompt *cells]"
+        )
+    n, cells = len(numbers), numbers.shape[1:]
+    columns = numbers.reshape(n, prod(cells))
+    parts = np.full((4, prod(cells)), np.nan)
+    width = max(1, BLOCK // max(n, DRAWS))
+    for start in range(0, prod(cells), width):
+        part = slice(start, start + width)
+        parts[:, part] = _part(columns[:, part].astype(np.float64), 1 - interval, method, seed)
+    mean, low, high, p_value = parts.reshape(4, *cells)
+    return Effect(*(np.asarray(result) for result in (mean, low, high, p_value)), n=n)
+
+
+def corrected(
+    p: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."], *, method: str = "fdr"
+) -> Float[np.ndarray, "..."]:
+    """The p values of many cells, corrected for there being many.
+
+    Of the cells below 0.05 after it, no more than 5 % are expected to be false finds.
+
+    Args:
+        p: Of any shape; all its cells are one family. NaN (a cell that cannot be, or has one prompt) is
+            passed over.
+        method: ``"fdr"``: Benjamini and Hochberg 1995, for cells that are independent or positively
+            dependent.
+
+    Returns:
+        float64 of the shape of `p`, NaN where `p` is.
+
+    Raises:
+        ArgumentError: An unknown method; a p value outside 0 to 1.
+
+    Example:
+        >>> corrected(np.array([0.01, 0.04, np.nan, 0.03]))
+        array([0.03, 0.04,  nan, 0.04])
+    """
+    from scipy.stats import false_discovery_control
+
+    if method != "fdr":
+        raise ArgumentError(f"method must be fdr, got {method!r}")
+    result = _real(p).astype(np.float64)
+    known = ~np.isnan(result)
+    if ((result[known] < 0) | (result[known] > 1)).any():
+        found = f"{result[known].min():g} to {result[known].max():g}"
+        raise ArgumentError(f"p values must lie from 0 to 1, got {found}; give p values, not effects")
+    if known.any():
+        result[known] = false_discovery_control(result[known], method="bh")
+    return result
+
+
+def _real(x: Tensor | np.ndarray) -> Shaped[np.ndarray, "..."]:
+    """As numpy knows it: on the CPU, and no bfloat16."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    if x.dtype.kind not in "fiub":
+        raise ArgumentError(f"x must hold real numbers, got {x.dtype}; give one number a prompt and cell")
+    return x
+
+
+def _part(
+    x: Float[np.ndarray, "n cells"], alpha: float, method: str, seed: int
+) -> Float[np.ndarray, "4 cells"]:
+    """Mean, low, high and p value of a block of cells."""
+    results = np.full((4, x.shape[1]), np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        results[0] = x.mean(axis=0)
+    sound = np.isfinite(results[0])  # not finite on one prompt, not finite in the mean
+    if len(x) > 1 and sound.any():
+        bounds = {"t": _t, "sign-flip": _inverted, "bootstrap": _bca}[method]
+        results[1:3, sound] = bounds(x[:, sound], alpha, seed)
+        results[3, sound] = _sign_flip(x[:, sound], seed)
+    return results
+
+
+def _t(x: Float[np.ndarray, "n cells"], alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.special import stdtrit
+
+    n, mean = len(x), x.mean(axis=0)
+    reach = stdtrit(n - 1, 1 - alpha / 2) * x.std(axis=0, ddof=1) / np.sqrt(n)
+    return mean - reach, mean + reach
+
+
+def _sign_flip(x: Float[np.ndarray, "n cells"], seed: int) -> Float[np.ndarray, " cells"]:
+    """The share of sign choices whose sum is at least as far from zero as the observed one."""
+    rows, blocks = _signs(len(x), seed)
+    least = np.abs(x.sum(axis=0)) - _slack(x)
+    reached = np.ones(x.shape[1])  # the observed signs
+    for signs in blocks:
+        reached += (np.abs(signs @ x) >= least).sum(axis=0)
+    return reached / (rows + 1)
+
+
+def _inverted(x: Float[np.ndarray, "n cells"], alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The means that the sign-flip test does not reject.
+
+    A choice of signs splits the prompts in two. With m taken off every effect, its sum is at least as far
+    from zero as the observed one exactly if m lies between the means of the two parts: so the p value of m
+    is the share of splits whose means enclose it, the bounds are order statistics, and nothing is searched.
+    """
+    n, total = len(x), x.sum(axis=0)
+    rows, blocks = _signs(n, seed)
+    # m is kept if (1 + splits that enclose it) / (1 + rows) > alpha; 1e-9 mends 1 - 0.9 = 0.0999….
+    needed = floor(alpha * (rows + 1) + 1e-9)
+    if needed == 0:
+        return np.full(x.shape[1], -np.inf), np.full(x.shape[1], np.inf)
+    lower, upper = [], []
+    for signs in blocks:
+        ours = (signs > 0).sum(axis=1, keepdims=True)
+        taken = (signs > 0).astype(np.float64) @ x
+        whole = (ours == 0) | (ours == n)  # not split at all: encloses everything
+        means = taken / np.maximum(ours, 1), (total - taken) / np.maximum(n - ours, 1)
+        lower.append(np.where(whole, -np.inf, np.minimum(*means)))
+        upper.append(np.where(whole, np.inf, np.maximum(*means)))
+    low = np.partition(np.concatenate(lower), needed - 1, axis=0)[needed - 1]
+    high = np.partition(np.concatenate(upper), rows - needed, axis=0)[rows - needed]
+    return np.minimum(low, total / n), np.maximum(high, total / n)  # by rounding alone they could pass it
+
+
+def _bca(x: Float[np.ndarray, "n cells"], alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bias-corrected, accelerated bootstrap of the mean; equal effects have an interval of no width."""
+    from scipy.special import ndtr, ndtri
+
+    n, mean, slack = len(x), x.mean(axis=0), _slack(x) / len(x)
+    means = np.sort(np.concatenate([counts @ x / n for counts in _resamples(n, seed)]), axis=0)
+    # Ties count half. Half a draw at either end keeps the correction finite.
+    below = ((means < mean - slack).mean(axis=0) + (means <= mean + slack).mean(axis=0)) / 2
+    bias = ndtri(np.clip(below, 0.5 / DRAWS, 1 - 0.5 / DRAWS))
+    away = x - mean
+    spread = (away**2).sum(axis=0)
+    flat = spread <= n * slack**2
+    acceleration = (away**3).sum(axis=0) / (6 * np.where(flat, 1, spread) ** 1.5)
+    bounds = []
+    for tail in (alpha / 2, 1 - alpha / 2):
+        shifted = bias + ndtri(tail)
+        share = ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-12))
+        bounds.append(np.where(flat, mean, _quantile(means, share)))
+    return bounds[0], bounds[1]
+
+
+def _quantile(ordered: Float[np.ndarray, "draws cells"], share: Float[np.ndarray, " cells"]) -> np.ndarray:
+    """Each column's own quantile, between two draws in proportion."""
+    place = share * (len(ordered) - 1)
+    under = np.floor(place).astype(int)
+    over = np.minimum(under + 1, len(ordered) - 1)
+    first, second = (np.take_along_axis(ordered, index[None], axis=0)[0] for index in (under, over))
+    return first + (place - under) * (second - first)
+
+
+def _slack(x: Float[np.ndarray, "n cells"]) -> Float[np.ndarray, " cells"]:
+    """How far two sums of the same numbers can differ by rounding: what lies closer is a tie."""
+    return 4 * len(x) * np.finfo(np.float64).eps * np.abs(x).sum(axis=0)
+
+
+def _signs(n: int, seed: int) -> tuple[int, Iterator[Float[np.ndarray, "rows n"]]]:
+    """How many choices of signs are tried besides the observed one, and these in blocks."""
+    if n <= EXACT_UP_TO:
+        # A choice and its negative reach equally far: the first sign stays. The first choice is as observed.
+        every = np.array([(1.0, *rest) for rest in product((1.0, -1.0), repeat=n - 1)])[1:]
+        return len(every), iter([every])
+    random = np.random.default_rng(seed)
+    return DRAWS, (random.integers(0, 2, (rows, n)) * 2.0 - 1.0 for rows in _blocks(n))
+
+
+def _resamples(n: int, seed: int) -> Iterator[Float[np.ndarray, "rows n"]]:
+    """How often each prompt is drawn, in blocks of resamples."""
+    random = np.random.default_rng(seed)
+    for rows in _blocks(n):
+        flat = (random.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]).ravel()
+        yield np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def _blocks(n: int) -> Iterator[int]:
+    """Sizes of the blocks in which the draws go, for `n` prompts; they add up to all draws."""
+    size = max(1, BLOCK // (4 * n))
+    for start in range(0, DRAWS, size):
+        yield min(size, DRAWS - start)
