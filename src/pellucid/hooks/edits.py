@@ -1,0 +1,262 @@
+"""Edits as values: what takes the place of a part of an activation.
+
+An edit given to a run is resolved first (one run of the model at most, for those whose values come from data) into one
+plain edit for each hook point; applying that is a pure function. An edit is never changed after it was made.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pellucid.base.errors import ArgumentError
+from pellucid.base.seeds import generator
+from pellucid.hooks.names import short_name
+from pellucid.hooks.site import Site
+
+
+class Runs(Protocol):
+    """What an edit needs of a model: its points, and a way to run it."""
+
+    @property
+    def hook_names(self) -> Sequence[str]:
+        """Full names of all hook points."""
+        ...
+
+    def run(self, tokens: Any, *, reads: Any = ()) -> Any:
+        """Runs it: (logits, cache)."""
+        ...
+
+
+class Edit:
+    """A change of one site: `Zero("z", layer=0, head=8)`, `Add(direction, Site("resid_post", layer=3))`.
+
+    Args:
+        site: A `Site`, or a site's name with its keywords; None for an edit that is placed later, by `at`.
+        **where: `layer pos q_pos k_pos head kv_head neuron`, as for `Site`.
+
+    Raises:
+        ArgumentError: The site cannot be.
+    """
+
+    def __init__(self, site: Site | str | None = None, **where: Any) -> None:
+        if where and not isinstance(site, str):
+            raise ArgumentError(f"{', '.join(where)} must go with a site's name, got {site!r}; write them in the Site")
+        self.site = Site(site, **where) if isinstance(site, str) else site
+
+    def at(self, site: Site) -> "Edit":
+        """The same edit elsewhere."""
+        placed = copy.copy(self)
+        placed.site = site
+        return placed
+
+    def resolve(self, model: Runs) -> dict[str, "Edit"]:
+        """One edit for each hook point that the site lies at, with all values in it; runs the model at most once.
+
+        Raises:
+            ArgumentError: The edit has no site.
+            UnknownNameError: The model has no such point.
+        """
+        site = self._placed()
+        return {name: self.at(site.at_point(name)) for name in site.points(model.hook_names)}
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The activation with the site's part changed; `x` itself stays as it is."""
+        index = self._placed().index(x.shape)
+        part = x[index]
+        value = self.value(part, x)
+        try:
+            value = value.to(x).expand_as(part)
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"{self!r} must give values that fit {list(part.shape)} (axes {' '.join(self._placed().axes)}), "
+                f"got {list(value.shape)}; give each axis its size, or 1"
+            ) from error
+        out = x.clone()
+        out[index] = value
+        return out
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """What takes the part's place: any shape that broadcasts to it. `x` is the whole activation."""
+        raise NotImplementedError
+
+    def _placed(self) -> Site:
+        if self.site is None:
+            raise ArgumentError(f"{self!r} must have a site; name one, as in {type(self).__name__}(..., 'z', layer=0)")
+        return self.site
+
+    def __repr__(self) -> str:
+        said = {k: list(v.shape) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in said.items())})"
+
+
+class Zero(Edit):
+    """Zeros."""
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(part)
+
+
+class Replace(Edit):
+    """A tensor that broadcasts to the site's part."""
+
+    def __init__(self, tensor: Tensor, site: Site | str | None = None, **where: Any) -> None:
+        super().__init__(site, **where)
+        self.tensor = tensor
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """The tensor."""
+        return self.tensor
+
+
+class Add(Replace):
+    """The part plus a tensor that broadcasts to it: a steering vector, for one."""
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """The part, and the tensor on top."""
+        return part + self.tensor.to(part)
+
+
+class Scale(Edit):
+    """The part times a number."""
+
+    def __init__(self, factor: float, site: Site | str | None = None, **where: Any) -> None:
+        super().__init__(site, **where)
+        self.factor = factor
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """The part times the factor."""
+        return part * self.factor
+
+
+class Shift(Edit):
+    """Each position gets what stood `by` positions before it, in the same run and at the same point.
+
+    The site's positions must all be at least `by`; none named means all of those.
+    """
+
+    def __init__(self, by: int, site: Site | str | None = None, **where: Any) -> None:
+        super().__init__(site, **where)
+        if by < 1:
+            raise ArgumentError(f"by must be 1 or more positions, got {by}; a later position cannot be a source")
+        self.by = by
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The activation with the shifted values in the site's part."""
+        site = self._placed()
+        if site.axes[1] != "pos":
+            raise ArgumentError(f"Shift needs an activation with a pos axis, got {short_name(site.name)!r}; choose another")
+        if site.pos is None:
+            site = Site(site.name, pos=slice(self.by, None), head=site.head, kv_head=site.kv_head, neuron=site.neuron)
+        index = site.index(x.shape)
+        first = int(torch.arange(x.shape[1])[index[1]].min())
+        if first < self.by:
+            raise ArgumentError(
+                f"Shift(by={self.by}) needs positions of at least {self.by}, got {first}; nothing stands that far before it"
+            )
+        out = x.clone()
+        out[index] = x.roll(self.by, dims=1)[index]
+        return out
+
+
+class Noise(Edit):
+    """The part plus Gaussian noise of a standard deviation, the same for the same seed."""
+
+    def __init__(self, site: Site | str | None = None, *, std: float, seed: int = 0, **where: Any) -> None:
+        super().__init__(site, **where)
+        self.std = std
+        self.seed = seed
+
+    def value(self, part: Tensor, x: Tensor) -> Tensor:
+        """The part, and noise on top."""
+        noise = torch.randn(part.shape, generator=generator(self.seed), dtype=torch.float32)
+        return part + self.std * noise.to(part)
+
+
+class Mean(Edit):
+    """The activation's mean over a set of prompts.
+
+    Args:
+        site: As for every edit.
+        over: What `model.run` takes: tokens `[batch pos]`, or text.
+        per_position: One mean for each position (`over` must then be as long as the run), or one for all of them.
+        **where: As for every edit.
+    """
+
+    def __init__(self, site: Site | str | None = None, *, over: Any, per_position: bool = False, **where: Any) -> None:
+        super().__init__(site, **where)
+        self.over = over
+        self.per_position = per_position
+
+    def resolve(self, model: Runs) -> dict[str, Edit]:
+        """A `Replace` for each point; one run over the prompts."""
+        return _from_run(self, model, self.over, self._mean)
+
+    def _mean(self, site: Site, donor: Tensor) -> Edit:
+        together = [0] if self.per_position else [0, site.axes.index("pos")] if "pos" in site.axes else None
+        if together is None:
+            raise ArgumentError(
+                f"Mean of {short_name(site.name)!r} must be per position, since its positions are its content; "
+                "pass per_position=True"
+            )
+        return _Donated(donor.mean(together, keepdim=True), site)
+
+
+class Resample(Edit):
+    """Each prompt gets the activation of another one, drawn from a set of prompts as long as the run.
+
+    Args:
+        site: As for every edit.
+        source: What `model.run` takes: tokens `[batch pos]`, or text.
+        seed: Of the draw.
+        **where: As for every edit.
+    """
+
+    def __init__(self, site: Site | str | None = None, *, source: Any, seed: int = 0, **where: Any) -> None:
+        super().__init__(site, **where)
+        self.source = source
+        self.seed = seed
+
+    def resolve(self, model: Runs) -> dict[str, Edit]:
+        """An edit with its donors for each point; one run over the source."""
+        return _from_run(self, model, self.source, lambda site, donor: _Drawn(donor, site, self.seed))
+
+
+class _Donated(Replace):
+    """Values of the whole activation, of which the site's part is taken; an axis of size 1 serves every index."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        site = self._placed()
+        for axis, found, wanted in zip(site.axes, self.tensor.shape, x.shape, strict=True):
+            if found not in (1, wanted):
+                raise ArgumentError(
+                    f"the prompts that give values for {site.name} must have {axis} {wanted} as the run has, got {found}; "
+                    "use prompts of the same length, or a mean over positions"
+                )
+        index = site.index(x.shape)
+        out = x.clone()
+        out[index] = self.tensor.to(x).expand_as(x)[index]
+        return out
+
+
+class _Drawn(Edit):
+    """Rows of a donor activation, drawn for each prompt of the run."""
+
+    def __init__(self, donor: Tensor, site: Site, seed: int) -> None:
+        super().__init__(site)
+        self.donor = donor
+        self.seed = seed
+
+    def apply(self, x: Tensor) -> Tensor:
+        rows = torch.randint(len(self.donor), (len(x),), generator=generator(self.seed))
+        return _Donated(self.donor[rows.to(self.donor.device)], self._placed()).apply(x)
+
+
+def _from_run(edit: Edit, model: Runs, tokens: Any, make: Any) -> dict[str, Edit]:
+    sites = {name: placed._placed() for name, placed in Edit.resolve(edit, model).items()}
+    with torch.no_grad():
+        cache = model.run(tokens, reads=list(sites)).cache
+    return {name: make(site, cache[name]) for name, site in sites.items()}

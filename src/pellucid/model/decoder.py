@@ -1,0 +1,250 @@
+"""The decoder: token ids to logits, from any layer to any layer, with or without a past.
+
+Continuing a run from a layer, from a position, or from keys and values of another run is one mechanism: generation uses it,
+and so do patching sweeps.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pellucid.base.errors import ArgumentError
+from pellucid.hooks.edits import Edit
+from pellucid.hooks.names import Filter, select
+from pellucid.hooks.point import HookPoint, at, call
+from pellucid.hooks.root import HookedRoot
+from pellucid.hooks.run import LiveRun, Run
+from pellucid.model.block import Block
+from pellucid.model.config import Config
+from pellucid.model.embed import Embed, TiedUnembed, Unembed
+from pellucid.model.norms import make_norm
+from pellucid.model.past import KeyValueCache, Span, make_span
+from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable
+from pellucid.model.weights import Weights
+
+Positions: TypeAlias = int | Sequence[int] | Int[Tensor, "batch k"]
+
+
+class Decoder(HookedRoot, Weights):
+    """A decoder-only transformer with hook points.
+
+    Args:
+        config: What it looks like.
+        seed: Of the fresh weights; None draws from torch's own random state.
+    """
+
+    def __init__(self, config: Config, *, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embed(config.d_vocab, config.d_model)
+        self.hook_embed = HookPoint()
+        if isinstance(config.positions, Learned):
+            self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
+            self.hook_pos_embed = HookPoint()
+        self.rotary = None
+        if isinstance(config.positions, Rotary):
+            self.rotary = RotaryTable(config.attention.d_head, config.positions)
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
+        self.ln_final = make_norm(config.d_model, config.norm)
+        if config.tied:
+            self.unembed: Unembed = TiedUnembed(self.embed, bias=config.unembed_bias)
+        else:
+            self.unembed = Unembed(config.d_model, config.vocab_out, bias=config.unembed_bias)
+        self.setup()
+        if not self.embed.W_E.is_meta:
+            self.draw_weights(seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.embed.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.embed.W_E.dtype
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        *,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+        positions: Int[Tensor, "#batch pos"] | None = None,
+        past: KeyValueCache | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        logits_at: Positions | None = None,
+        run: LiveRun | None = None,
+    ) -> Float[Tensor, "batch pos d_out"]:
+        """One forward pass.
+
+        Args:
+            tokens: Token ids; with `start_at_layer`, the residual stream there.
+            mask: True at real tokens; padding is neither attended to nor counted as a position.
+            positions: Explicit positions of the rows, instead of counting.
+            past: Keys and values that these rows continue; a pass through all layers appends to it.
+            start_at_layer: First block that runs; negative counts from the last.
+            stop_at_layer: First block that does not run; the stream there is given back.
+            logits_at: Positions whose logits are wanted, for all prompts alike, or `[batch k]`.
+            run: Who listens.
+
+        Returns:
+            Logits `[batch pos d_vocab]`, or `[batch k d_vocab]` with `logits_at`; the residual stream
+            `[batch pos d_model]` with `stop_at_layer`.
+
+        Raises:
+            ArgumentError: An argument does not fit the model or the others.
+        """
+        first, last = self._layers(start_at_layer, stop_at_layer)
+        started = start_at_layer is not None
+        self._check_input(tokens, started)
+        span = make_span(
+            *tokens.shape[:2],
+            n_ctx=self.config.n_ctx,
+            device=tokens.device,
+            mask=mask,
+            past=past,
+            positions=positions,
+        )
+        x = tokens if started else self.embedded(tokens, span, run)
+        if self.rotary is not None:
+            span.rotation = self._rotation(x, span)
+        for block in self.blocks[first:last]:
+            x = call(block, x, span, run=run)
+        if stop_at_layer is not None:
+            return x
+        if not started:
+            span.keep()
+        if logits_at is not None:
+            x = _rows(x, logits_at)
+        return call(self.unembed, call(self.ln_final, x, run=run), run=run)
+
+    def run(
+        self,
+        tokens: Any,
+        *,
+        edits: Sequence[Edit] = (),
+        reads: Filter = (),
+        past: KeyValueCache | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        logits_at: Positions | None = None,
+        attention: str = "auto",
+        **more: Any,
+    ) -> Run:
+        """A run as a value: with edits made and activations read, leaving nothing behind.
+
+        Args:
+            tokens: `[batch pos]`; with `start_at_layer`, the residual stream there.
+            edits: Applied in their order.
+            reads: Which activations to give back: names, short names (every layer), shorthands, a callable on names, or
+                None for all.
+            past: As for `forward`, like those that follow.
+            start_at_layer: First block that runs.
+            stop_at_layer: First block that does not run.
+            logits_at: Positions whose logits are wanted.
+            attention: `"auto"` takes the fused forms wherever nobody listens inside; `"explicit"` never does, so that a
+                value does not depend, in its last digits, on what else is read, and derivatives of any order exist.
+            **more: `mask`, `positions`, as for `forward`.
+
+        Returns:
+            Logits (the stream where it stopped early), and the activations read, by full name, detached.
+
+        Raises:
+            UnknownNameError: An edit or a read means no hook point.
+        """
+        if attention not in ("auto", "explicit"):
+            raise ArgumentError(f"attention must be 'auto' or 'explicit', got {attention!r}")
+        live = self.live_run(explicit=attention == "explicit")
+        for edit in edits:
+            for name, placed in edit.resolve(self).items():
+                live.add_edit(name, placed.apply)
+        cache: dict[str, Tensor] = {}
+        for name in select(self.hook_names, reads) if reads != () else []:
+            live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
+        out = self(
+            tokens,
+            past=past,
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+            logits_at=logits_at,
+            run=live,
+            **more,
+        )
+        return Run(out, cache)
+
+    def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
+        """The stream before the first block."""
+        x = at(self.hook_embed, call(self.embed, tokens, run=run), run)
+        if not isinstance(self.config.positions, Learned):
+            return x
+        if span.positions is not None:
+            return x + at(self.hook_pos_embed, self.pos_embed(span.positions).expand_as(x), run)
+        placed = self.pos_embed.between(span.first, span.first + span.n_rows)
+        return x + at(self.hook_pos_embed, placed.expand_as(x), run)
+
+    def setup(self) -> None:
+        """Reads the module tree anew, after a module was put in or taken out."""
+        super().setup()
+        if isinstance(self.unembed, TiedUnembed):
+            self.unembed._embed = (self.embed,)
+
+    def draw_weights(self, seed: int | None = None) -> None:
+        """Draws every weight matrix anew from a normal distribution; biases become zero."""
+        deviation = self.config.init_range or 0.8 / self.config.d_model**0.5
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.rsplit(".", 1)[-1].startswith("W_"):
+                    parameter.normal_(std=deviation, generator=generator)
+                elif name.rsplit(".", 1)[-1].startswith("b"):
+                    parameter.zero_()
+
+    def _rotation(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        if self.rotary is None:
+            raise ArgumentError("only a model with rotary positions has angles")
+        if span.positions is not None:
+            return self.rotary.at(span.positions, self.config.n_ctx, x)
+        return self.rotary.between(span.first, span.first + span.n_rows, x)
+
+    def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
+        n = self.config.n_layers
+        first, last = 0 if start is None else start, n if stop is None else stop
+        first, last = (layer + n if layer < 0 else layer for layer in (first, last))
+        if not 0 <= first <= last <= n:
+            raise ArgumentError(
+                f"0 ≤ start_at_layer ≤ stop_at_layer ≤ n_layers={n} must hold, got {start} and {stop}"
+            )
+        return first, last
+
+    def _check_input(self, tokens: Tensor, started: bool) -> None:
+        if started:
+            if tokens.ndim != 3 or tokens.shape[-1] != self.config.d_model:
+                raise ArgumentError(
+                    f"with start_at_layer the input must be a residual stream [batch pos {self.config.d_model}], "
+                    f"got {list(tokens.shape)}"
+                )
+        elif tokens.ndim != 2 or tokens.is_floating_point():
+            raise ArgumentError(
+                f"tokens must be integers [batch pos], got {tokens.dtype} {list(tokens.shape)}; "
+                "give the residual stream together with start_at_layer"
+            )
+
+
+def _rows(x: Tensor, positions: Positions) -> Tensor:
+    """`[batch k d_model]`: the stream at some positions."""
+    if isinstance(positions, Tensor):
+        if positions.ndim != 2 or len(positions) != len(x):
+            raise ArgumentError(
+                f"logits_at must be a position, a list of them, or a tensor [batch k] with batch {len(x)}, "
+                f"got {list(positions.shape)}"
+            )
+        return x.gather(1, (positions % x.shape[1])[..., None].expand(-1, -1, x.shape[2]))
+    chosen = [positions] if isinstance(positions, int) else list(positions)
+    for p in chosen:
+        if not -x.shape[1] <= p < x.shape[1]:
+            raise ArgumentError(f"logits_at must lie in 0..{x.shape[1] - 1}, got {p}; choose a position of the prompt")
+    return x[:, chosen]

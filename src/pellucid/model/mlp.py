@@ -1,0 +1,100 @@
+"""The MLP of a block: plain or gated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.base.errors import ConfigError, nearest
+from pellucid.hooks.point import HookPoint, Part, at
+from pellucid.hooks.run import LiveRun
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh form, as GPT-2 has it."""
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """`x · sigmoid(1.702 x)`."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+"""By the names that checkpoints use: `gelu` is the exact form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """The MLP of a block.
+
+    Args:
+        d_mlp: Number of neurons.
+        act: Name of the activation function, one of `ACTIVATIONS`.
+        gated: `act(x W_gate) · (x W_in)` instead of `act(x W_in)`.
+        bias: Whether there are `b_in`, `b_out` (and `b_gate`).
+
+    Raises:
+        ConfigError: A value cannot be.
+    """
+
+    d_mlp: int
+    act: str = "gelu_new"
+    gated: bool = False
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.d_mlp < 1:
+            raise ConfigError(f"d_mlp must be 1 or more, got {self.d_mlp}; leave the MLP out with mlp=None")
+        if self.act not in ACTIVATIONS:
+            raise ConfigError(f"act must be a known activation, got {self.act!r}{nearest(self.act, ACTIVATIONS)}")
+
+
+class MLP(Part):
+    """`act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate + b_gate) · (x W_in + b_in)) W_out + b_out`.
+
+    Points: `hook_pre` (what the activation function reads), `hook_pre_linear` (the ungated side of a gated MLP),
+    `hook_post` (what W_out reads).
+    """
+
+    def __init__(self, d_model: int, config: MLPConfig) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[config.act]
+        self.W_in = nn.Parameter(torch.empty(d_model, config.d_mlp))
+        self.W_out = nn.Parameter(torch.empty(config.d_mlp, d_model))
+        self.b_in = nn.Parameter(torch.zeros(config.d_mlp)) if config.bias else None
+        self.b_out = nn.Parameter(torch.zeros(d_model)) if config.bias else None
+        self.hook_pre = HookPoint()
+        self.W_gate, self.b_gate = None, None
+        if config.gated:
+            self.W_gate = nn.Parameter(torch.empty(d_model, config.d_mlp))
+            self.b_gate = nn.Parameter(torch.zeros(config.d_mlp)) if config.bias else None
+            self.hook_pre_linear = HookPoint()
+        self.hook_post = HookPoint()
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], run: LiveRun | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP writes."""
+        return F.linear(at(self.hook_post, self.neurons(x, run), run), self.W_out.T, self.b_out)
+
+    def neurons(
+        self, x: Float[Tensor, "batch pos d_model"], run: LiveRun | None = None
+    ) -> Float[Tensor, "batch pos d_mlp"]:
+        """The neurons' activations, before `hook_post`."""
+        if self.W_gate is None:
+            return self.act(at(self.hook_pre, F.linear(x, self.W_in.T, self.b_in), run))
+        gate = at(self.hook_pre, F.linear(x, self.W_gate.T, self.b_gate), run)
+        linear = at(self.hook_pre_linear, F.linear(x, self.W_in.T, self.b_in), run)
+        return self.act(gate) * linear

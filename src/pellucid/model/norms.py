@@ -1,0 +1,119 @@
+"""Normalisation of the residual stream: LayerNorm, RMSNorm, or none.
+
+Each has a fused form for plain runs and an explicit one, with its hook points, for runs that listen inside. Statistics are
+taken in max(dtype, float32).
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.base.errors import ConfigError
+from pellucid.hooks.point import HookPoint, Part, at, watched
+from pellucid.hooks.run import LiveRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm:
+    """`(x − mean) / √(variance + eps) · w + b`.
+
+    Args:
+        eps: Added to the variance.
+        affine: Whether there are `w` and `b`; folding them into what reads the norm takes them away.
+    """
+
+    eps: float = 1e-5
+    affine: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSNorm:
+    """`x / √(mean(x²) + eps) · w`.
+
+    Args:
+        eps: Added to the mean square.
+        affine: Whether there is `w`.
+    """
+
+    eps: float = 1e-5
+    affine: bool = True
+
+
+NormConfig: TypeAlias = LayerNorm | RMSNorm | None
+
+
+def widened(x: Tensor) -> Tensor:
+    """In max(dtype, float32)."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+class LayerNormPart(Part):
+    """LayerNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies after `w` and `b`."""
+
+    def __init__(self, d_model: int, config: LayerNorm) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.w = nn.Parameter(torch.ones(d_model)) if config.affine else None
+        self.b = nn.Parameter(torch.zeros(d_model)) if config.affine else None
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_model"]:
+        """The stream, normalised."""
+        if not watched(run, self.hook_scale, self.hook_normalized):
+            return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
+        wide = widened(x)
+        wide = wide - wide.mean(-1, keepdim=True)
+        scale = at(self.hook_scale, (wide.square().mean(-1, keepdim=True) + self.eps).sqrt(), run)
+        out = wide / scale
+        if self.w is not None and self.b is not None:
+            out = out * self.w + self.b
+        return at(self.hook_normalized, out.to(x.dtype), run)
+
+
+class RMSNormPart(Part):
+    """RMSNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies before `w`."""
+
+    def __init__(self, d_model: int, config: RMSNorm) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.w = nn.Parameter(torch.ones(d_model)) if config.affine else None
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_model"]:
+        """The stream, normalised."""
+        if not watched(run, self.hook_scale, self.hook_normalized):
+            return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
+        wide = widened(x)
+        scale = at(self.hook_scale, (wide.square().mean(-1, keepdim=True) + self.eps).sqrt(), run)
+        out = at(self.hook_normalized, (wide / scale).to(x.dtype), run)
+        return out if self.w is None else out * self.w
+
+
+class NoNorm(Part):
+    """The stream as it is: a model without normalisation."""
+
+    def forward(self, x: Tensor, run: LiveRun | None = None) -> Tensor:
+        """The stream as it is."""
+        return x
+
+
+def make_norm(d_model: int, config: NormConfig) -> Part:
+    """The norm that a configuration describes.
+
+    Raises:
+        ConfigError: It describes none that is known.
+    """
+    match config:
+        case LayerNorm():
+            return LayerNormPart(d_model, config)
+        case RMSNorm():
+            return RMSNormPart(d_model, config)
+        case None:
+            return NoNorm()
+    raise ConfigError(f"norm must be LayerNorm(...), RMSNorm(...) or None, got {config!r}")

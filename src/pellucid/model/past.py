@@ -1,0 +1,158 @@
+"""Keys and values that earlier positions left, for a run that continues them, and where the rows of a run stand.
+
+`KeyValueCache` is what a caller keeps from run to run; `Span` is what one forward pass knows about its rows.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pellucid.base.errors import ArgumentError
+
+
+class KeyValueCache:
+    """Keys (after rotation) and values of earlier positions, layer by layer.
+
+    A run that is given one attends to what it holds, and appends its own rows when it ends well; `freeze()` stops that.
+    """
+
+    def __init__(self, n_layers: int) -> None:
+        self.entries: list[tuple[Tensor, Tensor] | None] = [None] * n_layers
+        """For each layer (keys, values), `[batch k_pos kv_head d_head]`; a batch of 1 serves every prompt."""
+        self.mask: Bool[Tensor, "batch k_pos"] | None = None
+        """True where a position holds a real token; None: everywhere."""
+        self.frozen = False
+
+    @classmethod
+    def init_cache(cls, cfg: Any, device: Any = None, batch_size: int = 1) -> "KeyValueCache":
+        """An empty one; `device` and `batch_size` follow from the first run."""
+        return cls(cfg.n_layers)
+
+    def __len__(self) -> int:
+        """Number of positions held."""
+        return 0 if self.entries[0] is None else self.entries[0][0].shape[1]
+
+    def freeze(self) -> None:
+        """Later runs attend to it and leave it as it is."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """Later runs append to it again."""
+        self.frozen = False
+
+    def counts(self) -> int | Int[Tensor, " batch"]:
+        """Real tokens held for each prompt: the position of the next one."""
+        return len(self) if self.mask is None else self.mask.sum(-1)
+
+
+@dataclass
+class Span:
+    """Where the rows of one forward pass stand, what they may see, and the past that they continue."""
+
+    n_rows: int
+    positions: Int[Tensor, "batch pos"] | None
+    """None where row i stands at `first + i` in every prompt."""
+    first: int
+    keys_mask: Bool[Tensor, "batch k_pos"] | None
+    """True where a key, past ones included, is a real token; None: everywhere."""
+    past: KeyValueCache | None
+    device: torch.device
+    rotation: tuple[Tensor, Tensor] | None = None
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def n_past(self) -> int:
+        """Number of positions of the past."""
+        return 0 if self.past is None else len(self.past)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a causal mask from the first position on is all there is."""
+        return self.keys_mask is None and self.n_past == 0
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"]:
+        """True where a query may attend to a key."""
+        n_keys = self.n_past + self.n_rows
+        keys = torch.arange(n_keys, device=self.device)
+        causal = keys <= keys[self.n_past :, None]
+        if self.keys_mask is None:
+            return causal[None, None]
+        return causal & self.keys_mask[:, None, None]
+
+    @cached_property
+    def fused_mask(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"] | None:
+        """The mask that the fused attention needs: none where the causal flag or one last row says it all."""
+        unpadded_last_row = self.keys_mask is None and self.n_rows == 1
+        return None if self.plain or unpadded_last_row else self.visible
+
+    def extended(
+        self, layer: int, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_head"]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer with those of the past before them."""
+        if self.past is None:
+            return k, v
+        entry = self.past.entries[layer]
+        if entry is not None:
+            k, v = (torch.cat([old.expand(len(new), *old.shape[1:]), new], dim=1) for old, new in zip(entry, (k, v)))
+        self.kept.append((k, v))
+        return k, v
+
+    def keep(self) -> None:
+        """Hands the rows of a whole pass to the past; called when the pass has ended well."""
+        if self.past is None or self.past.frozen:
+            return
+        self.past.entries = list(self.kept)
+        self.past.mask = self.keys_mask
+
+
+def make_span(
+    batch: int,
+    n_rows: int,
+    *,
+    n_ctx: int,
+    device: torch.device,
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    past: KeyValueCache | None = None,
+    positions: Int[Tensor, "#batch pos"] | None = None,
+) -> Span:
+    """Where rows stand that continue a past.
+
+    Args:
+        batch: Prompts.
+        n_rows: New positions of each.
+        n_ctx: The longest that the model can take.
+        device: Of the run.
+        mask: True at real tokens of the new rows; padding is not counted as a position.
+        past: What they continue.
+        positions: Explicit positions, instead of counting.
+
+    Raises:
+        ArgumentError: The rows do not fit the context, or the mask does not fit the rows.
+    """
+    n_past = 0 if past is None else len(past)
+    if mask is not None and tuple(mask.shape) != (batch, n_rows):
+        raise ArgumentError(
+            f"the attention mask must be [batch pos] of the tokens given, {[batch, n_rows]}, got {list(mask.shape)}; "
+            "the past keeps its own"
+        )
+    old = None if past is None else past.mask
+    if mask is not None and mask.all() and old is None:
+        mask = None
+    keys_mask = None
+    if mask is not None or old is not None:
+        held = torch.ones(batch, n_past, dtype=torch.bool, device=device) if old is None else old.expand(batch, -1)
+        new = torch.ones(batch, n_rows, dtype=torch.bool, device=device) if mask is None else mask
+        keys_mask = torch.cat([held, new], dim=1)
+    if positions is None and keys_mask is not None:
+        positions = (keys_mask.long().cumsum(-1) - 1).clamp(min=0)[:, n_past:]
+    last = n_past + n_rows if positions is None else 1 + int(positions.max()) if positions.numel() else 0
+    if last > n_ctx:
+        raise ArgumentError(
+            f"a prompt must have at most n_ctx={n_ctx} tokens, got {last}; shorten it (to_tokens truncates by default)"
+        )
+    return Span(n_rows, positions, n_past, keys_mask, past, device)
