@@ -12,19 +12,22 @@ from pellucid.base.errors import OutputError
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` when the block ends well and removed when it does not.
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
 
     Args:
-        path: The file or folder to make. A file that exists is replaced; of a folder that exists, each file written is
-            replaced and the others stay.
+        path: The file or folder to make. A file that exists is replaced; of a folder that exists, each file
+            written is replaced and the others stay.
 
     Yields:
         A path that does not exist yet: write a file there, or make a folder of that name.
 
     Raises:
-        OutputError: The place cannot be written.
+        OutputError: The place cannot be written, or holds a folder where a file was made, or a file where a
+            folder was.
     """
     path = Path(path)
+    if path.name in ("", ".."):  # no name of their own to write under
+        path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -33,7 +36,10 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     aside = room / path.name
     try:
         yield aside
-        _move(aside, path)
+        try:
+            _move(aside, path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be replaced by what was written, got: {error}") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

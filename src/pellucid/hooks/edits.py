@@ -6,7 +6,7 @@ plain edit for each hook point; applying that is a pure function. An edit is nev
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from pellucid.hooks.names import short_name
 from pellucid.hooks.site import Site
 
 
+@runtime_checkable
 class Runs(Protocol):
     """What an edit needs of a model: its points, and a way to run it."""
 

@@ -5,21 +5,14 @@ called: `at` gives the activation back after one `None` check.
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooks.names import layer_of
-
-if TYPE_CHECKING:
-    from pellucid.hooks.run import LiveRun
-
-Hook = Callable[..., Any]
-"""Called as `hook(x, hook=point)`. It may edit `x` in place, return a tensor that takes its place, or only read."""
-Direction = Literal["fwd", "bwd"]
+from pellucid.hooks.run import Direction, Hook, LiveRun
 
 _inside_foreign = threading.local()
 
@@ -53,7 +46,7 @@ class HookPoint(nn.Module):
         self.board: list[StandingHook] = []
         """The standing hooks of the whole model, one list that all its points share."""
 
-    def forward(self, x: Tensor, run: "LiveRun | None" = None) -> Tensor:
+    def forward(self, x: Tensor, run: LiveRun | None = None) -> Tensor:
         """The activation, after whoever listens in this run."""
         run = run if run is not None else getattr(_inside_foreign, "run", None)
         return x if run is None else run.visit(self, x)
@@ -132,14 +125,14 @@ class Part(nn.Module):
     """A piece of a model that knows about runs: its `forward` takes `run=`."""
 
 
-def at(point: nn.Module, x: Tensor, run: "LiveRun | None") -> Tensor:
+def at(point: nn.Module, x: Tensor, run: LiveRun | None) -> Tensor:
     """The activation as it leaves a point. A module that somebody put in the point's place is called."""
     if isinstance(point, HookPoint):
         return x if run is None else run.visit(point, x)
     return call(point, x, run=run)
 
 
-def call(module: nn.Module, x: Tensor, *context: Any, run: "LiveRun | None") -> Tensor:
+def call(module: nn.Module, x: Tensor, *context: Any, run: LiveRun | None) -> Tensor:
     """A piece of the model, or a foreign module in its place, which knows only `forward(x)`.
 
     Hook points inside a foreign module still take part in the run.
@@ -156,7 +149,7 @@ def call(module: nn.Module, x: Tensor, *context: Any, run: "LiveRun | None") -> 
         _inside_foreign.run = outer
 
 
-def watched(run: "LiveRun | None", *points: nn.Module) -> bool:
+def watched(run: LiveRun | None, *points: nn.Module) -> bool:
     """Whether the explicit form must run, since a fused one would pass these points by.
 
     The one place that decides between the fused and the explicit form, for attention and for norms.

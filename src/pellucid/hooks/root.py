@@ -6,15 +6,15 @@ Standing hooks (`add_hook`, `add_perma_hook`, `hooks()`) are a list that joins e
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooks.names import Filter, select
-from pellucid.hooks.point import Direction, Hook, HookPoint, StandingHook, is_reset
-from pellucid.hooks.run import LiveRun
+from pellucid.hooks.point import HookPoint, StandingHook, is_reset
+from pellucid.hooks.run import Direction, Hook, LiveRun
 
 Hooks = Sequence[tuple[str | tuple[Any, ...] | Callable[[str], bool], Hook]]
 """Pairs of where (a full name, a short name, a shorthand, a callable on names) and what."""
@@ -102,7 +102,7 @@ class HookedRoot(nn.Module):
         bwd_hooks: Hooks = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
-    ) -> Iterator[Self]:
+    ) -> Iterator["HookedRoot"]:
         """Hooks that join every run which this thread starts inside the block.
 
         Args:

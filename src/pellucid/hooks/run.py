@@ -7,13 +7,23 @@ nothing stays on the model when the pass ends, however it ends, and runs may ove
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.base.errors import HookError
-from pellucid.hooks.point import Direction, Hook, HookPoint
+
+Hook = Callable[..., Any]
+"""Called as `hook(x, hook=point)`. It may edit `x` in place, return a tensor that takes its place, or only read."""
+Direction = Literal["fwd", "bwd"]
+
+
+@runtime_checkable
+class Place(Protocol):
+    """What a run knows of a hook point."""
+
+    name: str
 
 
 class Run(NamedTuple):
@@ -37,8 +47,8 @@ class LiveRun:
         self.explicit = explicit
         self.follows_back = False
         """Whether gradients must be made, since a backward hook waits for them."""
-        self._editors: dict[str, list[Callable[[Tensor, HookPoint], Tensor]]] = defaultdict(list)
-        self._readers: dict[str, list[Callable[[Tensor, HookPoint], None]]] = defaultdict(list)
+        self._editors: dict[str, list[Callable[[Tensor, Place], Tensor]]] = defaultdict(list)
+        self._readers: dict[str, list[Callable[[Tensor, Place], None]]] = defaultdict(list)
 
     def add_hook(self, name: str, hook: Hook, direction: Direction = "fwd") -> None:
         """A user's hook: it may edit in place, return a tensor, or only read."""
@@ -50,7 +60,7 @@ class LiveRun:
         """An edit that is a pure function of the activation."""
         self._editors[name].append(lambda x, point: _fits(edit(x), x, point, edit))
 
-    def add_reader(self, name: str, reader: Callable[[Tensor, HookPoint], None]) -> None:
+    def add_reader(self, name: str, reader: Callable[[Tensor, Place], None]) -> None:
         """Sees the activation after all edits; must not change it."""
         self._readers[name].append(reader)
 
@@ -63,7 +73,7 @@ class LiveRun:
         """Whether anybody may change what passes this point."""
         return getattr(point, "name", None) in self._editors
 
-    def visit(self, point: HookPoint, x: Tensor) -> Tensor:
+    def visit(self, point: Place, x: Tensor) -> Tensor:
         """The activation as it leaves the point."""
         for edit in self._editors.get(point.name, ()):
             x = edit(x, point)
@@ -72,14 +82,14 @@ class LiveRun:
         return x
 
 
-def _edited_by(hook: Hook, x: Tensor, point: HookPoint) -> Tensor:
+def _edited_by(hook: Hook, x: Tensor, point: Place) -> Tensor:
     """The hook gets a clone of its own, so that editing in place reaches neither caches nor other tensors."""
     private = x.clone(memory_format=torch.contiguous_format)
     given = hook(private, hook=point)
     return _fits(private if given is None else given, x, point, hook)
 
 
-def _followed_back_by(hook: Hook, x: Tensor, point: HookPoint) -> Tensor:
+def _followed_back_by(hook: Hook, x: Tensor, point: Place) -> Tensor:
     """An alias of `x` whose gradient the hook sees, and may replace, when the backward pass comes by."""
     own = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
 
@@ -93,7 +103,7 @@ def _followed_back_by(hook: Hook, x: Tensor, point: HookPoint) -> Tensor:
     return own
 
 
-def _fits(given: Any, x: Tensor, point: HookPoint, who: object) -> Tensor:
+def _fits(given: Any, x: Tensor, point: Place, who: object) -> Tensor:
     """What takes the activation's place must have its shape, dtype and device."""
     name = getattr(who, "__qualname__", None) or type(who).__qualname__
     if not isinstance(given, Tensor):

@@ -4,14 +4,14 @@ Continuing a run from a layer, from a position, or from keys and values of anoth
 and so do patching sweeps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pellucid.base.errors import ArgumentError
+from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.hooks.edits import Edit
 from pellucid.hooks.names import Filter, select
 from pellucid.hooks.point import HookPoint, at, call
@@ -23,6 +23,7 @@ from pellucid.model.embed import Embed, TiedUnembed, Unembed
 from pellucid.model.norms import make_norm
 from pellucid.model.past import KeyValueCache, Span, make_span
 from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable
+from pellucid.model.state import from_2_18
 from pellucid.model.weights import Weights
 
 Positions: TypeAlias = int | Sequence[int] | Int[Tensor, "batch k"]
@@ -71,24 +72,26 @@ class Decoder(HookedRoot, Weights):
         self,
         tokens: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
         *,
-        mask: Bool[Tensor, "batch pos"] | None = None,
-        positions: Int[Tensor, "#batch pos"] | None = None,
-        past: KeyValueCache | None = None,
         start_at_layer: int | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+        positions: Int[Tensor, "#batch pos"] | None = None,
         stop_at_layer: int | None = None,
+        past_kv_cache: KeyValueCache | None = None,
         logits_at: Positions | None = None,
+        unembed: bool = True,
         run: LiveRun | None = None,
-    ) -> Float[Tensor, "batch pos d_out"]:
+    ) -> Float[Tensor, "batch rows d_out"]:
         """One forward pass.
 
         Args:
             tokens: Token ids; with `start_at_layer`, the residual stream there.
-            mask: True at real tokens; padding is neither attended to nor counted as a position.
-            positions: Explicit positions of the rows, instead of counting.
-            past: Keys and values that these rows continue; a pass through all layers appends to it.
             start_at_layer: First block that runs; negative counts from the last.
+            attention_mask: True (or 1) at real tokens; padding is neither attended to nor counted as a position.
+            positions: Explicit positions of the rows, instead of counting.
             stop_at_layer: First block that does not run; the stream there is given back.
+            past_kv_cache: Keys and values that these rows continue; a pass through all layers appends to it.
             logits_at: Positions whose logits are wanted, for all prompts alike, or `[batch k]`.
+            unembed: False ends at the final norm, without logits.
             run: Who listens.
 
         Returns:
@@ -105,13 +108,13 @@ class Decoder(HookedRoot, Weights):
             *tokens.shape[:2],
             n_ctx=self.config.n_ctx,
             device=tokens.device,
-            mask=mask,
-            past=past,
+            mask=attention_mask,
+            past=past_kv_cache,
             positions=positions,
         )
         x = tokens if started else self.embedded(tokens, span, run)
         if self.rotary is not None:
-            span.rotation = self._rotation(x, span)
+            span.rotation = self._rotation(self.rotary, x, span)
         for block in self.blocks[first:last]:
             x = call(block, x, span, run=run)
         if stop_at_layer is not None:
@@ -120,7 +123,8 @@ class Decoder(HookedRoot, Weights):
             span.keep()
         if logits_at is not None:
             x = _rows(x, logits_at)
-        return call(self.unembed, call(self.ln_final, x, run=run), run=run)
+        x = call(self.ln_final, x, run=run)
+        return call(self.unembed, x, run=run) if unembed else x
 
     def run(
         self,
@@ -129,9 +133,6 @@ class Decoder(HookedRoot, Weights):
         edits: Sequence[Edit] = (),
         reads: Filter = (),
         past: KeyValueCache | None = None,
-        start_at_layer: int | None = None,
-        stop_at_layer: int | None = None,
-        logits_at: Positions | None = None,
         attention: str = "auto",
         **more: Any,
     ) -> Run:
@@ -142,13 +143,10 @@ class Decoder(HookedRoot, Weights):
             edits: Applied in their order.
             reads: Which activations to give back: names, short names (every layer), shorthands, a callable on names, or
                 None for all.
-            past: As for `forward`, like those that follow.
-            start_at_layer: First block that runs.
-            stop_at_layer: First block that does not run.
-            logits_at: Positions whose logits are wanted.
+            past: Keys and values that these rows continue.
             attention: `"auto"` takes the fused forms wherever nobody listens inside; `"explicit"` never does, so that a
                 value does not depend, in its last digits, on what else is read, and derivatives of any order exist.
-            **more: `mask`, `positions`, as for `forward`.
+            **more: `start_at_layer stop_at_layer logits_at attention_mask positions`, as for a call of the model.
 
         Returns:
             Logits (the stream where it stopped early), and the activations read, by full name, detached.
@@ -165,26 +163,31 @@ class Decoder(HookedRoot, Weights):
         cache: dict[str, Tensor] = {}
         for name in select(self.hook_names, reads) if reads != () else []:
             live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
-        out = self(
-            tokens,
-            past=past,
-            start_at_layer=start_at_layer,
-            stop_at_layer=stop_at_layer,
-            logits_at=logits_at,
-            run=live,
-            **more,
-        )
-        return Run(out, cache)
+        return Run(self(tokens, past_kv_cache=past, run=live, **more), cache)
 
     def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
         """The stream before the first block."""
-        x = at(self.hook_embed, call(self.embed, tokens, run=run), run)
+        try:
+            x = call(self.embed, tokens, run=run)
+        except IndexError as error:
+            raise TokenError(
+                f"token ids must lie in 0..{self.config.d_vocab - 1}, got {int(tokens.min())}..{int(tokens.max())}; "
+                "use the model's own tokenizer"
+            ) from error
+        x = at(self.hook_embed, x, run)
         if not isinstance(self.config.positions, Learned):
             return x
         if span.positions is not None:
             return x + at(self.hook_pos_embed, self.pos_embed(span.positions).expand_as(x), run)
         placed = self.pos_embed.between(span.first, span.first + span.n_rows)
         return x + at(self.hook_pos_embed, placed.expand_as(x), run)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`)."""
+        result = super().load_state_dict(from_2_18(self, state_dict), strict, assign)
+        for block in self.blocks:
+            block.attn.lay_out()
+        return result
 
     def setup(self) -> None:
         """Reads the module tree anew, after a module was put in or taken out."""
@@ -203,12 +206,10 @@ class Decoder(HookedRoot, Weights):
                 elif name.rsplit(".", 1)[-1].startswith("b"):
                     parameter.zero_()
 
-    def _rotation(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        if self.rotary is None:
-            raise ArgumentError("only a model with rotary positions has angles")
+    def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> tuple[Tensor, Tensor]:
         if span.positions is not None:
-            return self.rotary.at(span.positions, self.config.n_ctx, x)
-        return self.rotary.between(span.first, span.first + span.n_rows, x)
+            return table.at(span.positions, self.config.n_ctx, x)
+        return table.between(span.first, span.first + span.n_rows, x)
 
     def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
         n = self.config.n_layers
@@ -232,6 +233,8 @@ class Decoder(HookedRoot, Weights):
                 f"tokens must be integers [batch pos], got {tokens.dtype} {list(tokens.shape)}; "
                 "give the residual stream together with start_at_layer"
             )
+        if tokens.shape[1] == 0:
+            raise ArgumentError("a prompt must have at least one token, got none; put BOS in front, or give some text")
 
 
 def _rows(x: Tensor, positions: Positions) -> Tensor:

@@ -141,7 +141,8 @@ def make_span(
             "the past keeps its own"
         )
     old = None if past is None else past.mask
-    if mask is not None and mask.all() and old is None:
+    mask = None if mask is None else mask.to(device=device, dtype=torch.bool)
+    if mask is not None and old is None and mask.all():
         mask = None
     keys_mask = None
     if mask is not None or old is not None:
