@@ -19,7 +19,7 @@ setup: $(INSTALLED)
 # A person sees pip's progress; a log does not.
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV): a minute or more, about 2.4 GB"
-	@[ -t 1 ] || quiet=--quiet; \
+	@[ -t 1 ] || quiet=-qq; \
 	$(PYTHON) -m pip install --disable-pip-version-check $$quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
