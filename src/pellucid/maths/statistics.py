@@ -103,9 +103,7 @@ def effect(
     return Effect(*(np.asarray(result) for result in (mean, low, high, p_value)), n=n)
 
 
-def corrected(
-    p: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."], *, method: str = "fdr"
-) -> Float[np.ndarray, "..."]:
+def corrected(p: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."], *, method: str = "fdr") -> Float[np.ndarray, "..."]:
     """The p values of many cells, corrected for there being many.
 
     Of the cells below 0.05 after it, no more than 5 % are expected to be false finds.
@@ -150,9 +148,7 @@ def _real(x: Tensor | np.ndarray) -> Shaped[np.ndarray, "..."]:
     return x
 
 
-def _part(
-    x: Float[np.ndarray, "n cells"], alpha: float, method: str, seed: int
-) -> Float[np.ndarray, "4 cells"]:
+def _part(x: Float[np.ndarray, "n cells"], alpha: float, method: str, seed: int) -> Float[np.ndarray, "4 cells"]:
     """Mean, low, high and p value of a block of cells."""
     results = np.full((4, x.shape[1]), np.nan)
     with np.errstate(invalid="ignore", over="ignore"):

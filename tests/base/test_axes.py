@@ -1,0 +1,37 @@
+"""How cells are called."""
+
+import pytest
+
+from pellucid.base.axes import AXES, cell_name
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        ({"layer": 5, "head": 1}, "5.1"),
+        ({"head": 1, "layer": 5}, "5.1"),
+        ({"layer": 8, "neuron": 2744}, "L8N2744"),
+        ({"layer": 3}, "3"),
+        ({"head": 3}, "head 3"),
+        ({"layer": 3, "pos": 7}, "layer 3 pos 7"),
+        ({"prompt": 2, "layer": 5, "pos": 3, "head": 1}, "prompt 2 5.1 pos 3"),
+        ({"layer": 5, "kv_head": 1}, "layer 5 kv_head 1"),
+        ({"component": "mlp3"}, "mlp3"),
+        ({"layer": 3, "position": "subject 2"}, "layer 3 subject 2"),
+        ({"sender": "4.11", "receiver": "5.5", "input": "k"}, "4.11 → 5.5 k"),
+        ({"layer": 0, "q_pos": 4, "k_pos": 2, "head": 1}, "0.1 q_pos 4 k_pos 2"),
+        ({}, ""),
+    ],
+)
+def test_a_cell_is_called_as_in_the_field(labels, name):
+    assert cell_name(labels) == name
+
+
+def test_naming_leaves_the_labels_alone():
+    labels = {"layer": 5, "head": 1}
+    cell_name(labels)
+    assert labels == {"layer": 5, "head": 1}
+
+
+def test_no_axis_is_there_twice():
+    assert len(set(AXES)) == len(AXES)
