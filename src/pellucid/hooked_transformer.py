@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.activation_cache import ActivationCache, PosSlice, sliced
-from pellucid.base.errors import ArgumentError
+from pellucid.base.errors import ArgumentError, ConfigError
 from pellucid.base.record import Record
 from pellucid.base.tensors import get_device
 from pellucid.hooks.edits import Edit
@@ -64,6 +64,8 @@ class HookedTransformer(Prompts):
         device: torch.device | str | None = None,
         record: Record | None = None,
     ) -> None:
+        if not isinstance(cfg, Config):
+            raise ConfigError(f"cfg must be a pellucid.Config, got {type(cfg).__name__}; Config.from_dict reads a table")
         super().__init__(cfg, tokenizer, seed=seed)
         self.record = record or Record(seed=seed)
         self._policy_changes["padding_side"] = default_padding_side
@@ -152,8 +154,8 @@ class HookedTransformer(Prompts):
         Returns:
             Logits, and an `ActivationCache` of what was read.
         """
-        logits, cache = super().run(tokens, edits=edits, reads=reads, **more)
-        return Run(logits, ActivationCache(cache, self))
+        done = super().run(tokens, edits=edits, reads=reads, **more)
+        return Run(done.logits, ActivationCache(done.cache, self), done.mask)
 
     def run_with_cache(
         self,

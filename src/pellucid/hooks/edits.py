@@ -14,6 +14,7 @@ from torch import Tensor
 from pellucid.base.errors import ArgumentError
 from pellucid.base.seeds import generator
 from pellucid.hooks.names import short_name
+from pellucid.hooks.run import Run
 from pellucid.hooks.site import Site
 
 
@@ -26,8 +27,8 @@ class Runs(Protocol):
         """Full names of all hook points."""
         ...
 
-    def run(self, tokens: Any, *, reads: Any = ()) -> Any:
-        """Runs it: (logits, cache)."""
+    def run(self, tokens: Any, *, reads: Any = ()) -> Run:
+        """Runs it."""
         ...
 
 
@@ -153,10 +154,11 @@ class Shift(Edit):
         if site.pos is None:
             site = Site(site.name, pos=slice(self.by, None), head=site.head, kv_head=site.kv_head, neuron=site.neuron)
         index = site.index(x.shape)
-        first = int(torch.arange(x.shape[1])[index[1]].min())
-        if first < self.by:
+        reached = torch.arange(x.shape[1])[index[1]]
+        if reached.numel() == 0 or int(reached.min()) < self.by:
             raise ArgumentError(
-                f"Shift(by={self.by}) needs positions of at least {self.by}, got {first}; nothing stands that far before it"
+                f"Shift(by={self.by}) needs positions from {self.by} to {x.shape[1] - 1}, got {site.pos!r}; "
+                "nothing stands that far before the others"
             )
         out = x.clone()
         out[index] = x.roll(self.by, dims=1)[index]
@@ -196,14 +198,19 @@ class Mean(Edit):
         """A `Replace` for each point; one run over the prompts."""
         return _from_run(self, model, self.over, self._mean)
 
-    def _mean(self, site: Site, donor: Tensor) -> Edit:
-        together = [0] if self.per_position else [0, site.axes.index("pos")] if "pos" in site.axes else None
-        if together is None:
+    def _mean(self, site: Site, donor: Tensor, mask: Tensor | None) -> Edit:
+        if not self.per_position and "pos" not in site.axes:
             raise ArgumentError(
                 f"Mean of {short_name(site.name)!r} must be per position, since its positions are its content; "
                 "pass per_position=True"
             )
-        return _Donated(donor.mean(together, keepdim=True), site)
+        together = [0] if self.per_position else [0, 1]
+        if mask is None:
+            return _Donated(donor.mean(together, keepdim=True), site)
+        if "pos" not in site.axes:
+            raise ArgumentError(f"Mean of {short_name(site.name)!r} needs prompts of one length, got padded ones")
+        real = mask.view(*mask.shape, *[1] * (donor.ndim - 2)).to(donor.dtype)
+        return _Donated((donor * real).sum(together, keepdim=True) / real.sum(together, keepdim=True), site)
 
 
 class Resample(Edit):
@@ -223,7 +230,12 @@ class Resample(Edit):
 
     def resolve(self, model: Runs) -> dict[str, Edit]:
         """An edit with its donors for each point; one run over the source."""
-        return _from_run(self, model, self.source, lambda site, donor: _Drawn(donor, site, self.seed))
+        return _from_run(self, model, self.source, self._drawn)
+
+    def _drawn(self, site: Site, donor: Tensor, mask: Tensor | None) -> Edit:
+        if mask is not None:
+            raise ArgumentError("the prompts that Resample draws from must be of one length, got padded ones; group them")
+        return _Drawn(donor, site, self.seed)
 
 
 class _Donated(Replace):
@@ -259,5 +271,5 @@ class _Drawn(Edit):
 def _from_run(edit: Edit, model: Runs, tokens: Any, make: Any) -> dict[str, Edit]:
     sites = {name: placed._placed() for name, placed in Edit.resolve(edit, model).items()}
     with torch.no_grad():
-        cache = model.run(tokens, reads=list(sites)).cache
-    return {name: make(site, cache[name]) for name, site in sites.items()}
+        done = model.run(tokens, reads=list(sites))
+    return {name: make(site, done.cache[name], done.mask) for name, site in sites.items()}

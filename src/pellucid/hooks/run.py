@@ -5,9 +5,10 @@ nothing stays on the model when the pass ends, however it ends, and runs may ove
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,21 @@ class Place(Protocol):
     name: str
 
 
-class Run(NamedTuple):
-    """What a run gives."""
+@dataclass(frozen=True)
+class Run:
+    """What a run gives; unpacks as (logits, cache)."""
 
     logits: Any
     """`[batch pos d_vocab]`; the residual stream `[batch pos d_model]` where the run stopped early."""
     cache: Mapping[str, Tensor]
     """The activations that were asked for, by full name."""
+    mask: Tensor | None = None
+    """`[batch pos]`, True at real tokens; None where nothing was padded."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Logits, then the cache."""
+        yield self.logits
+        yield self.cache
 
 
 class LiveRun:
@@ -47,6 +56,8 @@ class LiveRun:
         self.explicit = explicit
         self.follows_back = False
         """Whether gradients must be made, since a backward hook waits for them."""
+        self.mask: Tensor | None = None
+        """Which tokens are real, once the pass has begun; None where nothing is padded."""
         self._editors: dict[str, list[Callable[[Tensor, Place], Tensor]]] = defaultdict(list)
         self._readers: dict[str, list[Callable[[Tensor, Place], None]]] = defaultdict(list)
 

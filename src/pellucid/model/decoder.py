@@ -112,6 +112,8 @@ class Decoder(HookedRoot, Weights):
             past=past_kv_cache,
             positions=positions,
         )
+        if run is not None and span.keys_mask is not None:
+            run.mask = span.keys_mask[:, span.n_past :]
         x = tokens if started else self.embedded(tokens, span, run)
         if self.rotary is not None:
             span.rotation = self._rotation(self.rotary, x, span)
@@ -163,7 +165,8 @@ class Decoder(HookedRoot, Weights):
         cache: dict[str, Tensor] = {}
         for name in select(self.hook_names, reads) if reads != () else []:
             live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
-        return Run(self(tokens, past_kv_cache=past, run=live, **more), cache)
+        out = self(tokens, past_kv_cache=past, run=live, **more)
+        return Run(out, cache, live.mask)
 
     def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
         """The stream before the first block."""
