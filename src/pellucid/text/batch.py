@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from pellucid.base.errors import ArgumentError
 from pellucid.text.policy import checked_side
 
 
@@ -51,7 +52,7 @@ def padded(rows: Sequence[Sequence[int]], *, pad_id: int | None, side: str, leng
 
 
 class BatchEncoding(dict[str, Any]):
-    """``input_ids`` and ``attention_mask`` (1 for real tokens), by key or as attributes; fit for ``model(**batch)``."""
+    """``input_ids`` and ``attention_mask`` (1 for real tokens), by key or as attributes."""
 
     @property
     def input_ids(self) -> Any:
@@ -66,3 +67,38 @@ class BatchEncoding(dict[str, Any]):
     def to(self, device: torch.device | str) -> "BatchEncoding":
         """A copy whose tensors are on `device`."""
         return BatchEncoding({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.items()})
+
+
+def batch_encoding(
+    rows: Sequence[Sequence[int]], batch: Encoded | None, *, alone: bool, return_tensors: str | None
+) -> BatchEncoding:
+    """Rows of ids in the form that was asked for.
+
+    Args:
+        rows: Token ids of each row.
+        batch: The rows padded; None: they are not to be.
+        alone: One text was given, not a list: lists lose their outer level, tensors keep it.
+        return_tensors: None for lists, "pt" for torch, "np" for numpy.
+
+    Raises:
+        ArgumentError: Rows of different length as one tensor.
+    """
+    if batch is None and return_tensors is not None:
+        lengths = sorted({len(row) for row in rows})
+        if len(lengths) > 1:
+            raise ArgumentError(f"rows of a tensor must have one length, got lengths {lengths}; pass padding=True.")
+        batch = padded(rows, pad_id=None, side="right")
+    if batch is None:
+        ids, mask = [list(row) for row in rows], [[1] * len(row) for row in rows]
+    else:
+        ids, mask = batch.tokens, batch.mask.long()
+        if return_tensors == "np":
+            ids, mask = ids.numpy(), mask.numpy()
+        elif return_tensors is None:
+            ids, mask = ids.tolist(), mask.tolist()
+    unpacked = alone and return_tensors is None
+    return (
+        BatchEncoding(input_ids=ids[0], attention_mask=mask[0])
+        if unpacked
+        else BatchEncoding(input_ids=ids, attention_mask=mask)
+    )

@@ -1,8 +1,8 @@
 """One token as text, and text as one token.
 
-Decoding an id alone does not show its text: tokenizers in the style of SentencePiece drop the space of whatever stands
-first. So a token is decoded behind another one, whose text is then taken away; and a text is encoded behind something
-that it cannot merge with.
+Decoding an id alone does not show its text: tokenizers like SentencePiece drop the space of whatever stands
+first. So a token is decoded behind another one, whose text is then taken away; and a text is encoded behind
+something that it cannot merge with.
 """
 
 import re
@@ -21,7 +21,7 @@ Ids: TypeAlias = int | Sequence[int] | np.ndarray | Tensor
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _BEFORE = ("\n", ".")
-"""Texts that hardly any vocabulary merges with what follows; the second for tokenizers that drop line breaks."""
+"""What hardly any vocabulary merges with the text behind it; "." for tokenizers that drop line breaks."""
 
 
 def as_ids(ids: Ids) -> list[int]:
@@ -34,7 +34,8 @@ def as_ids(ids: Ids) -> list[int]:
     if isinstance(ids, np.ndarray | Tensor):
         if ids.ndim > 1:
             raise ArgumentError(
-                f"token ids must be one row, got shape {list(ids.shape)}; give a row at a time (batch_decode takes many)."
+                f"token ids must be one row, got shape {list(ids.shape)}; give a row at a time "
+                "(batch_decode takes many)."
             )
         ids = ids.tolist()
     row = [int(i) for i in ids] if isinstance(ids, Sequence) else [int(ids)]
@@ -66,25 +67,24 @@ def encoded(inner: "tokenizers.Tokenizer", texts: Sequence[str]) -> "list[tokeni
 def strings(inner: "tokenizers.Tokenizer", ids: Sequence[int]) -> list[str]:
     r"""The text of each token as it stands in the midst of a sentence.
 
-    Special tokens give their own name, as do the tokens of vocabularies that are decoded by joining names (WordPiece,
-    numbers). Bytes that are no whole character give ``\ufffd``. An id that the vocabulary lacks (models are often
-    padded with such) reads ``<id 50300>``.
+    Special tokens give their own name, as do the tokens of vocabularies that are decoded by joining names
+    (WordPiece, numbers). Bytes that are no whole character give ``\ufffd``. An id that the vocabulary lacks
+    (models are often padded with such) reads ``<id 50300>``.
     """
     names = [inner.id_to_token(i) for i in ids]
     if not _joins_names(inner):
         added = inner.get_added_tokens_decoder()
         texts = _behind_another(inner, ids)
-        names = [
-            name if name is None or i in added else text for i, name, text in zip(ids, names, texts, strict=True)
-        ]
+        names = [name if name is None or i in added else text for i, name, text in zip(ids, names, texts, strict=True)]
     return [f"<id {i}>" if name is None else name for i, name in zip(ids, names, strict=True)]
 
 
 def single(inner: "tokenizers.Tokenizer", text: str, *, unk_id: int | None) -> int:
     """The one token that `text` is: in the midst of a sentence, else at the start of a text.
 
-    The two differ where the tokenizer puts a space before every text: there ``" it"`` and ``"it"`` are the tokens with
-    and without a space, and ``"Once"``, which has no token without one, is what a text that starts so begins with.
+    The two differ where the tokenizer puts a space before every text: there ``" it"`` and ``"it"`` are the
+    tokens with and without a space, and ``"Once"``, which has no token without one, is what a text that so
+    starts begins with.
 
     Args:
         inner: The tokenizer.
@@ -94,21 +94,27 @@ def single(inner: "tokenizers.Tokenizer", text: str, *, unk_id: int | None) -> i
     Raises:
         TokenError: `text` is no token or several; they are shown.
     """
-    if _joins_names(inner) and (named := inner.token_to_id(text)) is not None:
-        return named
     alone = encoded(inner, [text])[0].ids
-    for ids in (alone, *_in_context(inner, text)):
-        if len(ids) == 1 and strings(inner, ids) == [text]:
+    if strings(inner, alone) == [text]:
+        return alone[0]
+    behind = list(_in_context(inner, text))
+    for ids in behind:
+        if strings(inner, ids) == [text]:
             return ids[0]
+    # Where tokens go by their names, the name of a piece that no text begins with (##ing) is one token.
+    named = inner.token_to_id(text) if _joins_names(inner) else None
+    if len(alone) != 1 and named is not None:
+        return named
     if len(alone) != 1:
+        shown = strings(inner, min([alone, *behind], key=len))
         raise TokenError(
-            f"the text must be exactly one token, {text!r} is {len(alone)}: {strings(inner, alone)}; "
+            f"the text must be exactly one token, {text!r} is {len(shown)}: {shown}; "
             "choose a text that is one (a leading space often decides)."
         )
     if alone[0] == unk_id:
         raise TokenError(
-            f"the text must be in the vocabulary, {text!r} is not: it becomes {strings(inner, alone)}, which stands for "
-            "all unknown text; choose another text."
+            f"the text must be in the vocabulary, {text!r} is not: it becomes {strings(inner, alone)}, "
+            "which stands for all unknown text; choose another text."
         )
     return alone[0]
 

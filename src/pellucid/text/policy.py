@@ -33,7 +33,7 @@ class TextPolicy:
     bos_id: int | None = None
     eos_id: int | None = None
     pad_id: int | None = None
-    """Fills up the shorter rows of a batch. None: nothing stands for padding, and only a mask tells what is real."""
+    """Fills up the shorter rows of a batch. None: only a mask tells what is real."""
     unk_id: int | None = None
     """What text becomes that the vocabulary lacks. It may be an ordinary token (a space, say)."""
     prepend_bos: bool
@@ -65,7 +65,7 @@ class TextPolicy:
         unk_id: int | None = None,
         special_ids: Collection[int] = (),
     ) -> "TextPolicy":
-        """The field's defaults: BOS before every text where there is one; padded with pad, else EOS, else BOS.
+        """The field's defaults: BOS before every text if there is one; padded with pad, else EOS, else BOS.
 
         Example:
             >>> policy = TextPolicy.of(bos_id=1, eos_id=2)
@@ -99,9 +99,10 @@ def padding_mask(
 ) -> Bool[Tensor, "batch pos"]:
     """Which tokens of a padded batch are real, told from the ids alone.
 
-    On the left the leading run of pad ids is padding; where pad and BOS are one token and BOS is put in front, the last
-    of that run is the BOS, and real. On the right the trailing run is padding only if the pad token serves nothing else:
-    an EOS or BOS at the end of a text may well be meant. Whoever padded the batch knows better than this function.
+    On the left the leading run of pad ids is padding; where pad and BOS are one token and BOS is put in
+    front, the last of that run is the BOS, and real. On the right the trailing run is padding only if the pad
+    token serves nothing else: an EOS or BOS at the end of a text may well be meant. Whoever padded the batch
+    knows better than this function.
 
     Args:
         tokens: ``[batch pos]``.

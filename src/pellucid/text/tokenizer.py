@@ -1,7 +1,7 @@
 """Text to token ids and back.
 
-A thin shell around `tokenizers`: what people call on a tokenizer of Hugging Face, and beside it what Pellucid itself
-uses, which adds no token but the BOS that the policy asks for.
+A thin shell around `tokenizers`: what people call on a tokenizer of Hugging Face, and beside it what Pellucid
+itself uses, which adds no token but the BOS that the policy asks for.
 """
 
 import json
@@ -10,18 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.base.files import written_aside
 from pellucid.text import pieces
-from pellucid.text.batch import BatchEncoding, Encoded, padded
+from pellucid.text.batch import BatchEncoding, Encoded, batch_encoding, padded
 from pellucid.text.pieces import Ids, as_ids
-from pellucid.text.policy import Side, TextPolicy
+from pellucid.text.policy import Side, TextPolicy, checked_side
 
 if TYPE_CHECKING:
     import tokenizers
 
 _SPACES = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 _SPACES += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
+
+_NO_LIMIT = 10**9
+"""Configurations write a huge number for "no limit"."""
 
 
 class Tokenizer:
@@ -51,7 +57,7 @@ class Tokenizer:
         name_or_path: str = "",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        for i in policy.special_ids | {policy.unk_id} - {None}:
+        for i in sorted(policy.special_ids) + ([] if policy.unk_id is None else [policy.unk_id]):
             if inner.id_to_token(i) is None:
                 raise TokenError(
                     f"the policy's ids must be in the vocabulary, {i} is not among its "
@@ -74,7 +80,7 @@ class Tokenizer:
         padding_side: str | None = None,
         n_ctx: int | None = None,
     ) -> Encoded:
-        """A padded batch of token ids, with BOS in front as the policy or the call says, and nothing else added.
+        """A padded batch of token ids, with BOS in front as the policy or the call says, and nothing else.
 
         Args:
             texts: One text a row; a string alone is one row.
@@ -86,8 +92,8 @@ class Tokenizer:
             ``[batch pos]`` ids and mask.
 
         Raises:
-            TokenError: BOS is asked for and there is none; a text begins with the BOS that is put in front; a text
-                without any token; a text that the vocabulary cannot take.
+            TokenError: BOS is asked for and there is none; a text begins with the BOS that is put in front; a
+                text without any token; a text that the vocabulary cannot take.
             ArgumentError: No text, `n_ctx` below 1, or a side that is none.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -109,9 +115,9 @@ class Tokenizer:
             ids: One row of token ids.
 
         Returns:
-            A string for each id. Special tokens give their own name, as do those of vocabularies that are decoded by
-            joining names (WordPiece, numbers). Bytes that are no whole character give ``\ufffd``. An id that the
-            vocabulary lacks (models are often padded with such) reads ``<id 50300>``.
+            A string for each id. Special tokens give their own name, as do those of vocabularies that are
+            decoded by joining names (WordPiece, numbers). Bytes that are no whole character give ``\ufffd``.
+            An id that the vocabulary lacks (models are often padded with such) reads ``<id 50300>``.
 
         Raises:
             ArgumentError: More than one row.
@@ -171,11 +177,10 @@ class Tokenizer:
             return_tensors: None for lists, "pt" for torch, "np" for numpy.
 
         Raises:
-            ArgumentError: An option that is none, a length that is needed and not known, or rows of different length as
-                one tensor.
+            ArgumentError: An option that does not exist, a length that is needed and not known, or rows of
+                different length as one tensor.
             TokenError: A text that the vocabulary cannot take.
         """
-        alone = isinstance(text, str)
         _check_choice("padding", padding, (False, True, "longest", "max_length", "do_not_pad"))
         _check_choice("truncation", truncation, (False, True, "longest_first", "only_first", "do_not_truncate"))
         _check_choice("return_tensors", return_tensors, (None, "pt", "np"))
@@ -184,9 +189,13 @@ class Tokenizer:
             raise ArgumentError(
                 f'max_length={max_length} serves truncation=True or padding="max_length"; give one of them.'
             )
-        limit = self._limit(max_length) if cut or padding == "max_length" else 0
-        rows = self._rows([text] if alone else text, add_special_tokens, limit if cut else None)
-        return self._as_asked(rows, alone=alone, padding=padding, length=limit, return_tensors=return_tensors)
+        limit = self._limit(max_length) if cut or padding == "max_length" else None
+        rows = self._rows([text] if isinstance(text, str) else text, add_special_tokens, limit if cut else None)
+        batch = None
+        if padding not in (False, "do_not_pad"):
+            width = limit if padding == "max_length" and limit else 0
+            batch = padded(rows, pad_id=self.policy.pad_id, side=self.padding_side, length=width)
+        return batch_encoding(rows, batch, alone=isinstance(text, str), return_tensors=return_tensors)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text, with what the tokenizer adds of itself unless that is declined.
@@ -196,9 +205,7 @@ class Tokenizer:
         """
         return self._rows([text], add_special_tokens, None)[0]
 
-    def decode(
-        self, ids: Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False
-    ) -> str:
+    def decode(self, ids: Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False) -> str:
         """The text of one row of ids. Ids that the vocabulary lacks are left out; `strings` shows them.
 
         Raises:
@@ -212,22 +219,25 @@ class Tokenizer:
         return text
 
     def batch_decode(
-        self, rows: Sequence[Ids] | Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False
+        self,
+        rows: Sequence[Ids] | np.ndarray | Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
     ) -> list[str]:
         """The text of each row of ids; a row may be a single id.
 
         Raises:
             TokenError: An id below 0.
         """
-        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]  # type: ignore
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
 
     def convert_ids_to_tokens(self, ids: Ids) -> Any:
-        """The vocabulary's own name of each token (such as ``Ġthe``); of one id, or a list. None for an unknown id."""
+        """The vocabulary's own name of a token (such as ``Ġthe``) or of several; None for an unknown id."""
         names = [self.inner.id_to_token(i) for i in as_ids(ids)]
         return names[0] if isinstance(ids, int) else names
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of each of the vocabulary's own names; of one name, or a list. Unknown names give `unk_token_id`."""
+        """The id of one of the vocabulary's own names or of several; `unk_token_id` for an unknown name."""
         names = [tokens] if isinstance(tokens, str) else tokens
         ids = [self.inner.token_to_id(name) for name in names]
         ids = [self.unk_token_id if i is None else i for i in ids]
@@ -253,7 +263,7 @@ class Tokenizer:
 
     @padding_side.setter
     def padding_side(self, side: str) -> None:
-        self.policy = replace(self.policy, padding_side=side)
+        self.policy = replace(self.policy, padding_side=checked_side(side))
 
     @property
     def bos_token_id(self) -> int | None:
@@ -308,7 +318,7 @@ class Tokenizer:
         Raises:
             OutputError: The folder cannot be written.
         """
-        # Only a special unk is declared: declaring an ordinary token would make it special for whoever reads this.
+        # Only a special unk is declared: an ordinary token would become special for whoever reads this.
         unk = self.unk_token if self.policy.unk_id in self.policy.special_ids else None
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -330,3 +340,29 @@ class Tokenizer:
     def __repr__(self) -> str:
         """Vocabulary, origin and policy in a line."""
         return f"Tokenizer({len(self)} tokens, name_or_path={self.name_or_path!r}, {self.policy})"
+
+    def _name(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self.inner.id_to_token(token_id)
+
+    def _limit(self, max_length: int | None) -> int:
+        limit = self.settings.get("model_max_length") if max_length is None else max_length
+        if limit is None or limit >= _NO_LIMIT:
+            raise ArgumentError("a length must be known here, and the tokenizer names none; give max_length.")
+        return int(limit)
+
+    def _rows(self, texts: Sequence[str], add_special_tokens: bool, limit: int | None) -> list[list[int]]:
+        encodings = pieces.encoded(self.inner, texts)
+        if limit is not None:
+            added = self.inner.num_special_tokens_to_add(False) if add_special_tokens else 0
+            if limit < added:
+                raise ArgumentError(f"max_length must leave room for {added} added tokens, got {limit}; raise it.")
+            for encoding in encodings:
+                encoding.truncate(limit - added)
+        if add_special_tokens:
+            encodings = [self.inner.post_process(encoding) for encoding in encodings]
+        return [encoding.ids for encoding in encodings]
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
