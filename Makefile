@@ -18,7 +18,7 @@ setup: $(INSTALLED)
 
 # A person sees pip's progress; a log does not.
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing into $(VENV): a minute or more, about 2.4 GB"
+	@echo "Installing into $(VENV): a minute or more, 2 GB or more"
 	@[ -t 1 ] || quiet=-qq; \
 	$(PYTHON) -m pip install --disable-pip-version-check $$quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
