@@ -1,0 +1,1 @@
+"""Trained models: found by name, read into place, processed, saved and compared with their reference."""
