@@ -186,6 +186,12 @@ def test_add_bos_token_governs_what_encode_adds(folder):
     assert read_tokenizer(path).encode("one") == [0, 3]
 
 
+def test_a_bos_of_any_name_can_be_added(folder):
+    config = {"bos_token": "$b:1", "add_bos_token": True}
+    path = folder(tokenizer__json=whole(vocab=WORDS | {"$b:1": 7}), tokenizer_config__json=config)
+    assert read_tokenizer(path).encode("one") == [7, 3]
+
+
 def test_the_padding_side_of_a_foreign_configuration_is_not_followed(folder):
     path = folder(tokenizer__json=whole(), tokenizer_config__json={"padding_side": "left"})
     assert read_tokenizer(path).padding_side == "right"

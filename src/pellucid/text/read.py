@@ -171,15 +171,18 @@ def _follow_template(inner: "tokenizers.Tokenizer", policy: TextPolicy, config: 
 
     if not {"add_bos_token", "add_eos_token"} & config.keys():
         return
-    first = _names_of(inner, policy.bos_id if config.get("add_bos_token") else None)
-    last = _names_of(inner, policy.eos_id if config.get("add_eos_token") else None)
+    # By an alias: a token's own name may hold what the template's language reserves.
+    ends = {
+        alias: i
+        for alias, i, asked in (
+            ("first", policy.bos_id, config.get("add_bos_token")),
+            ("last", policy.eos_id, config.get("add_eos_token")),
+        )
+        if i is not None and asked
+    }
+    first, last = ([alias] if alias in ends else [] for alias in ("first", "last"))
     inner.post_processor = TemplateProcessing(
-        single=[*(f"{name}:0" for name in first), "$A:0", *(f"{name}:0" for name in last)],
-        pair=[*(f"{name}:0" for name in first), "$A:0", "$B:1", *(f"{name}:1" for name in last)],
-        special_tokens=[*first.items(), *last.items()],
+        single=[*first, "$A", *last],
+        pair=[*first, "$A", "$B:1", *last],
+        special_tokens=[{"id": alias, "ids": [i], "tokens": [inner.id_to_token(i)]} for alias, i in ends.items()],
     )
-
-
-def _names_of(inner: "tokenizers.Tokenizer", i: int | None) -> dict[str, int]:
-    name = None if i is None else inner.id_to_token(i)
-    return {} if name is None or i is None else {name: i}
