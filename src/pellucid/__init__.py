@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pellucid.hooks.names import get_act_name
     from pellucid.hooks.point import HookPoint
     from pellucid.hooks.site import Site
+    from pellucid.maths.factored import FactoredMatrix
     from pellucid.measurement import Measurement
     from pellucid.model.attention import AttentionConfig
     from pellucid.model.config import Config
@@ -32,6 +33,7 @@ _HOMES = {
     "pellucid.hooks.names": ["get_act_name"],
     "pellucid.hooks.point": ["HookPoint"],
     "pellucid.hooks.site": ["Site"],
+    "pellucid.maths.factored": ["FactoredMatrix"],
     "pellucid.measurement": ["Measurement"],
     "pellucid.model.attention": ["AttentionConfig"],
     "pellucid.model.config": ["Config"],
@@ -48,6 +50,7 @@ __all__ = [  # noqa: PLE0604
     "AttentionConfig",
     "Config",
     "Edit",
+    "FactoredMatrix",
     "HookPoint",
     "HookedTransformer",
     "KeyValueCache",

@@ -1,0 +1,5 @@
+"""What checks annotations at run time, in tests only: beartype, for whom a whole number is a float too (as for typing)."""
+
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
