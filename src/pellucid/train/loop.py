@@ -6,7 +6,6 @@ The loss reads the logits where they are: what should not count has an ignored t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +14,6 @@ from torch import nn
 from pellucid.base.errors import ConfigError
 from pellucid.base.seeds import generator
 from pellucid.train.sequences import IGNORED, Batch
-
-
-class Source(Protocol):
-    """What batches come from."""
-
-    def draw(self, batch: int, generator: torch.Generator) -> Batch:
-        """Some sequences and their targets."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +56,17 @@ class Schedule:
 
 
 def train(
-    model: nn.Module, source: Source, schedule: Schedule, *, on_step: Callable[[int, float], None] | None = None
+    model: nn.Module,
+    draw: Callable[[int, torch.Generator], Batch],
+    schedule: Schedule,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Trains a model in place.
 
     Args:
         model: Tokens `[batch pos]` in, logits `[batch pos d_vocab]` out.
-        source: Where batches come from.
+        draw: Makes a batch of so many sequences, such as `PeriodicSequences(...).draw`.
         schedule: How long and how fast.
         on_step: Called after each step with its number, from 0, and its loss.
 
@@ -86,7 +81,7 @@ def train(
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
     losses = []
     for step in range(schedule.steps):
-        tokens, targets = (part.to(device) for part in source.draw(schedule.batch, draws))
+        tokens, targets = (part.to(device) for part in draw(schedule.batch, draws))
         loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()

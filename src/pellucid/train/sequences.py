@@ -42,7 +42,7 @@ class PeriodicSequences:
         >>> sequences = PeriodicSequences(d_vocab=10, length=8, shortest=3, longest=3)
         >>> tokens, targets = sequences.draw(1, torch.Generator().manual_seed(0))
         >>> tokens.tolist(), targets.tolist()
-        ([[0, 9, 4, 8, 9, 4, 8, 9]], [[-100, -100, -100, -100, 4, 8, 9, -100]])
+        ([[0, 9, 1, 3, 9, 1, 3, 9]], [[-100, -100, -100, -100, 1, 3, 9, -100]])
     """
 
     d_vocab: int
