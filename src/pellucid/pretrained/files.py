@@ -209,6 +209,34 @@ def held_weights(state: Mapping[str, Tensor], where: str) -> dict[str, Stored]:
     return {name: HeldTensor(name, tensor, where) for name, tensor in state.items()}
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], made: Callable[[str], Tensor]
+) -> None:
+    """Writes a safetensors file, one tensor after the other.
+
+    Args:
+        path: The file.
+        tensors: Dtype and shape of each.
+        made: Gives each tensor when its turn comes, so that no second model is held.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    names = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
+    at = 0
+    for name in names:
+        dtype, shape = tensors[name]
+        end = at + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = made(name).detach().cpu().contiguous()
+            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+
+
 def _opened(path: Path) -> Any:
     try:
         return open(path, "rb", buffering=0)

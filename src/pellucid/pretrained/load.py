@@ -4,7 +4,7 @@ Knows no facade: the caller says what to make of the configuration (`make`), and
 reads it when it is first needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import torch
 
 from pellucid.base.errors import ArgumentError, nearest
-from pellucid.base.record import Record
+from pellucid.base.record import VERSION, Record
 from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
 from pellucid.pretrained.families import family_of
-from pellucid.pretrained.files import find_weights, read_json
+from pellucid.pretrained.files import Stored, find_weights, held_weights, read_json
 from pellucid.pretrained.names import find
-from pellucid.pretrained.processing import Processing
-from pellucid.pretrained.rules import Reading, checked, places, read_into
+from pellucid.pretrained.native import NATIVE, is_native, read_native
+from pellucid.pretrained.processing import Processing, process
+from pellucid.pretrained.rules import Format, Reading, checked, places, read_into
 
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 """What weights may be held as."""
@@ -66,9 +67,13 @@ class Options:
         name = str(self.dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}{nearest(name, DTYPES)}")
-        object.__setattr__(self, "dtype", DTYPES[name])
         if self.first_n_layers is not None and self.first_n_layers < 1:
             raise ArgumentError(f"first_n_layers must be 1 or more, got {self.first_n_layers}; leave it out for all")
+
+    def reading(self, *, mmap: bool) -> Reading:
+        """What the reader needs to know; `mmap` is what holds where it was not said."""
+        dtype = DTYPES[str(self.dtype).removeprefix("torch.")]
+        return Reading(dtype=dtype, device=torch.device(self.device or "cpu"), mmap=self.mmap if self.mmap is not None else None if mmap else False)
 
 
 def load(
@@ -90,21 +95,103 @@ def load(
         CheckpointError: Nothing can be loaded under that name, or a file is damaged or of an unknown kind.
         ArgumentError: An option cannot be.
     """
-    place = find(name, revision=options.revision)
-    values = read_json(place.folder / "config.json")
-    where = str(place.folder / "config.json")
-    family = family_of(values.get("model_type"), where)
-    config = family.config(values, where)
+    source = _held(name, options.hf_model) if options.hf_model is not None else _found(name, options.revision)
+    kept = _kept(source, options.first_n_layers)
     with torch.device("meta"):
-        model = make(config)
-    weights = find_weights(place.folder)
+        model = make(kept)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    found = places(family.form.rules, shapes, config.n_layers)
-    wanted = checked(family.form, found, weights, where=str(place.folder))
-    mmap = options.mmap if options.mmap is not None or place.from_hub else False
-    read_into(model, wanted, weights, Reading(dtype=options.dtype, device=torch.device(options.device or "cpu"), mmap=mmap))
-    record = Record(model=str(name), revision=place.revision, dtype=str(options.dtype).removeprefix("torch."))
-    return Loaded(model, partial(_tokenizer, place.folder, values), record)
+    wanted = checked(
+        source.form,
+        places(source.form.rules, shapes, kept.n_layers),
+        source.weights,
+        where=source.where,
+        left_out=_left_out(source, kept),
+    )
+    read_into(model, wanted, source.weights, options.reading(mmap=source.lasting))
+    steps = process(model, processing, done=source.record.processing)
+    return Loaded(model, source.tokenizer, _recorded(source.record, model, steps, kept != source.config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Everything that is known of a model before its weights are read."""
+
+    where: str
+    config: Config
+    form: Format
+    weights: Mapping[str, Stored]
+    record: Record
+    tokenizer: Callable[[], Any]
+    lasting: bool
+    """Whether its files are ones that nobody overwrites."""
+
+
+def _found(name: str | Path, revision: str | None) -> _Source:
+    place = find(name, revision=revision)
+    path = place.folder / "config.json"
+    values = read_json(path)
+    if is_native(values):
+        form = NATIVE
+        config, record = read_native(values, str(path))
+    else:
+        family = family_of(values.get("model_type"), str(path))
+        form, config = family.form, family.config(values, str(path))
+        record = Record(settings={"family": family.name})
+    return _Source(
+        where=str(place.folder),
+        config=config,
+        form=form,
+        weights=find_weights(place.folder),
+        record=record.add(model=str(name), revision=place.revision, version=VERSION),
+        tokenizer=partial(_tokenizer, place.folder, values),
+        lasting=place.from_hub,
+    )
+
+
+def _held(name: str | Path, hf_model: Any) -> _Source:
+    """A model of transformers that the caller holds; only its tokenizer is looked for under the name."""
+    try:
+        values, state = hf_model.config.to_dict(), hf_model.state_dict()
+    except AttributeError as error:
+        raise ArgumentError(
+            f"hf_model must be a model of transformers, with config and state_dict, got {type(hf_model).__name__}"
+        ) from error
+    where = f"hf_model {type(hf_model).__name__}"
+    family = family_of(values.get("model_type"), where)
+    return _Source(
+        where=where,
+        config=family.config(values, where),
+        form=family.form,
+        weights=held_weights(state, where),
+        record=Record(model=str(name), settings={"family": family.name, "hf_model": type(hf_model).__name__}),
+        tokenizer=lambda: _tokenizer(find(name).folder, values),
+        lasting=False,
+    )
+
+
+def _kept(source: _Source, first_n_layers: int | None) -> Config:
+    n_layers = source.config.n_layers
+    if first_n_layers is not None and first_n_layers > n_layers:
+        raise ArgumentError(f"first_n_layers must be at most {n_layers}, all that {source.where} has, got {first_n_layers}")
+    return source.config.change(n_layers=first_n_layers or n_layers)
+
+
+def _left_out(source: _Source, kept: Config) -> list[str]:
+    """Names of what is stored for the layers that are not wanted."""
+    layers = range(kept.n_layers, source.config.n_layers)
+    return [rule.theirs.format(l=layer) for rule in source.form.rules if "{l}" in rule.theirs for layer in layers]
+
+
+def _recorded(record: Record, model: Any, steps: tuple[str, ...], shortened: bool) -> Record:
+    held = str(model.dtype).removeprefix("torch.")
+    same = record.dtype in (None, held) and not steps and not shortened
+    return record.add(
+        weights_hash=record.weights_hash if same else None,
+        processing=record.processing + steps,
+        device=str(model.device),
+        dtype=held,
+        settings={"first_n_layers": model.config.n_layers} if shortened else {},
+    )
 
 
 def _tokenizer(folder: Path, values: dict[str, Any]) -> Any:

@@ -1,14 +1,14 @@
 """Weight names and layouts of a checkpoint, as data that runs both ways: file to parameters, parameters to file.
 
 A rule says where a stored tensor goes and, as an einops pattern, how its axes are those of the parameter. Patterns only
-rename, split and transpose, so that each parameter is a *view* of memory in the file's own order: a tensor is read straight
-into place, or mapped, and is never transposed.
+rename, split and transpose, so that a parameter is a *view* of memory in the file's own order: a tensor is read straight
+into place, or mapped, and is not transposed. Only a rule that names another order in memory, or that takes a packed tensor
+apart, goes through a buffer of bounded size.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -29,6 +29,7 @@ class Rule:
         theirs: Its name in the file; `{l}` stands for the layer.
         ours: The parameter; several where the file packs them into one tensor, which the pattern's axis `part` tells apart.
         pattern: From the file's axes to the parameter's, in the words of einops.
+        memory: The parameter's axes as they must lie in memory, slowest first; None: as in the file.
 
     Example:
         >>> Rule("h.{l}.c_attn.bias", ("b_Q", "b_K", "b_V"), "(part head d_head) -> part head d_head").axes
@@ -38,6 +39,7 @@ class Rule:
     theirs: str
     ours: tuple[str, ...]
     pattern: str
+    memory: str | None = None
 
     @property
     def axes(self) -> list[str]:
@@ -54,6 +56,7 @@ class Place:
     pattern: str
     sizes: Mapping[str, int]
     """Length of each axis of the pattern."""
+    memory: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,14 +73,22 @@ class Place:
         whole = torch.stack(list(parameters)) if "part" in self.sizes else parameters[0]
         return _rearranged(whole, self._back, self.sizes).contiguous()
 
+    def targets(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        """Room for each parameter, laid out as it must be in memory."""
+        if self.memory is not None:
+            room = torch.empty([self.sizes[axis] for axis in self.memory.split()], dtype=dtype, device=device)
+            return [rearrange(room, f"{self.memory} -> {self.pattern.split('->')[1]}")]
+        strided = self.views(torch.empty(self.shape, dtype=dtype, device="meta"))
+        return [torch.empty_like(view, device=device) for view in strided]
+
+    @property
+    def lead(self) -> str:
+        """The slowest axis of the file's layout."""
+        return re.findall(r"\w+", self.pattern)[0]
+
     @property
     def _back(self) -> str:
         return " -> ".join(side.strip() for side in reversed(self.pattern.split("->")))
-
-    @property
-    def _lead(self) -> str:
-        """The slowest axis of the file's layout."""
-        return re.findall(r"\w+", self.pattern)[0]
 
 
 def _rearranged(tensor: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
@@ -104,7 +115,7 @@ def places(rules: Iterable[Rule], shapes: Mapping[str, tuple[int, ...]], n_layer
                 continue
             shape = shapes[ours[0]] if rule.axes[0] != "part" else (len(ours), *shapes[ours[0]])
             sizes = dict(zip(rule.axes, shape, strict=True))
-            found.append(Place(rule.theirs.format(l=layer), ours, rule.pattern, sizes))
+            found.append(Place(rule.theirs.format(l=layer), ours, rule.pattern, sizes, rule.memory))
             without.difference_update(ours)
     if without:
         raise CheckpointError(f"every parameter must have a place in the file's format, {min(without)!r} has none")
@@ -149,24 +160,23 @@ def read_into(
 
 def _tensors(place: Place, stored: Stored, reading: Reading) -> list[Tensor]:
     if reading.mmap is not False:
-        mapped = stored.mapped() if stored.dtype == reading.dtype and reading.device.type == "cpu" else None
+        fits = stored.dtype == reading.dtype and reading.device.type == "cpu" and place.memory is None
+        mapped = stored.mapped() if fits else None
         if mapped is not None:
             return place.views(mapped)
-        if reading.mmap:
+        if reading.mmap and place.memory is None:
             raise ArgumentError(
                 f"mmap=True needs tensors that can be used as they lie in the file: on the CPU, in the file's dtype, "
                 f"aligned, in safetensors; {place.theirs!r} of {stored.where} is {stored.dtype} where {reading.dtype} on "
                 f"{reading.device} is asked for; leave mmap out"
             )
-    options: dict[str, Any] = {"dtype": reading.dtype, "device": reading.device}
-    if "part" not in place.sizes:
-        whole = torch.empty(stored.shape, **options)
+    if "part" not in place.sizes and place.memory is None:
+        whole = torch.empty(stored.shape, dtype=reading.dtype, device=reading.device)
         _fill(whole, stored)
         return place.views(whole)
-    strided = place.views(torch.empty(stored.shape, dtype=reading.dtype, device="meta"))
-    parts = [torch.empty_like(view, device=reading.device) for view in strided]
-    _fill_parts(parts, stored, place)
-    return parts
+    targets = place.targets(reading.dtype, reading.device)
+    _fill_apart(targets, stored, place)
+    return targets
 
 
 def _fill(whole: Tensor, stored: Stored) -> None:
@@ -183,23 +193,24 @@ def _fill(whole: Tensor, stored: Stored) -> None:
         flat[start : start + step].copy_(piece)
 
 
-def _fill_parts(parts: list[Tensor], stored: Stored, place: Place) -> None:
-    """Takes a packed tensor apart, some rows of the file at a time."""
-    lead = place._lead
-    unit = torch.Size(stored.shape).numel() // place.sizes[lead]
+def _fill_apart(targets: list[Tensor], stored: Stored, place: Place) -> None:
+    """Takes a packed tensor apart, or puts it into another order, some rows of the file at a time."""
+    lead, total = place.lead, place.sizes[place.lead]
+    unit = torch.Size(stored.shape).numel() // total
     step = max(1, BUFFER // (unit * stored.dtype.itemsize))
-    buffer = torch.empty(min(step, place.sizes[lead]) * unit, dtype=stored.dtype)
-    for start in range(0, place.sizes[lead], step):
-        count = min(step, place.sizes[lead] - start)
+    buffer = torch.empty(min(step, total) * unit, dtype=stored.dtype)
+    axes = [axis for axis in place.sizes if axis != "part"]
+    for start in range(0, total, step):
+        count = min(step, total - start)
         piece = buffer[: count * unit]
         stored.read(piece, start * unit)
-        rows = (stored.shape[0] * count // place.sizes[lead], *stored.shape[1:])
-        for part, view in enumerate(place.views(piece.view(rows), **{lead: count})):
-            if lead == "part":
-                parts[start + part].copy_(view)
-            else:
-                axis = list(place.sizes).index(lead) - 1
-                parts[part].narrow(axis, start, count).copy_(view)
+        views = place.views(piece.view(stored.shape[0] * count // total, *stored.shape[1:]), **{lead: count})
+        if lead == "part":
+            rooms = targets[start : start + count]
+        else:
+            rooms = [target.narrow(axes.index(lead), start, count) for target in targets]
+        for room, view in zip(rooms, views, strict=True):
+            room.copy_(view)
 
 
 @dataclass(frozen=True, kw_only=True)

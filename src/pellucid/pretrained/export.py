@@ -1,0 +1,93 @@
+"""A model becomes a folder: in the format of its family, which transformers reads, or in Pellucid's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError, nearest
+from pellucid.base.files import written_aside
+from pellucid.base.record import Record
+from pellucid.model.config import Config
+from pellucid.model.decoder import Decoder
+from pellucid.model.embed import TiedUnembed
+from pellucid.pretrained.families import FAMILIES
+from pellucid.pretrained.files import write_tensors
+from pellucid.pretrained.native import NATIVE, native_values, weights_hash
+from pellucid.pretrained.rules import Format, places
+from pellucid.text.tokenizer import Tokenizer
+
+
+def save_pretrained(
+    model: Decoder,
+    folder: str | Path,
+    *,
+    family: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    record: Record | None = None,
+) -> None:
+    """Writes a model to a folder that `load` reads: all of it or nothing.
+
+    Args:
+        model: The model.
+        folder: Made if it is not there; files of the same names are replaced.
+        family: `"gpt2"`, `"llama"`: in that family's format, which `transformers` reads; `"pellucid"`: in Pellucid's own;
+            None: in the family's that the record names, if nothing was changed that it cannot express, else in Pellucid's.
+        tokenizer: Written beside it.
+        record: Where the weights came from and what was done to them.
+
+    Raises:
+        ArgumentError: There is no such family.
+        CheckpointError: The family cannot express this model; the message says why.
+        OutputError: The folder cannot be written.
+    """
+    if not isinstance(model.unembed, TiedUnembed) and model.config.tied:
+        config = model.config.change(tied=False)
+    else:
+        config = model.config
+    record = record or Record()
+    form, values = _described(config, record, family)
+    if form is NATIVE:
+        values = native_values(config, record.add(weights_hash=weights_hash(model)))
+    else:
+        values["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+        for role in ("bos", "eos", "pad"):
+            values[f"{role}_token_id"] = tokenizer and getattr(tokenizer, f"{role}_token_id")
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        _write_weights(model, form, aside)
+        (aside / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save(aside)
+
+
+def _described(config: Config, record: Record, family: str | None) -> tuple[Format, dict[str, Any]]:
+    """The format, and what its `config.json` says of the configuration."""
+    if family == "pellucid":
+        return NATIVE, {}
+    name = family or record.settings.get("family")
+    if name not in FAMILIES:
+        if family is None:
+            return NATIVE, {}
+        known = ["pellucid", *sorted(FAMILIES)]
+        raise ArgumentError(f"family must be one of {', '.join(known)}, got {family!r}{nearest(str(family), known)}")
+    try:
+        return FAMILIES[name].form, FAMILIES[name].fields(config)
+    except (ConfigError, CheckpointError) as error:
+        if family is None:
+            return NATIVE, {}
+        done = f" (it was processed: {', '.join(record.processing)})" if record.processing else ""
+        raise CheckpointError(f"this model{done} cannot be saved as {name}: {error}") from error
+
+
+def _write_weights(model: Decoder, form: Format, folder: Path) -> None:
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    found = places(form.rules, {name: tuple(p.shape) for name, p in parameters.items()}, model.config.n_layers)
+    by_name = {place.theirs: place for place in found}
+
+    def made(name: str) -> Tensor:
+        return by_name[name].stored([parameters[ours].detach() for ours in by_name[name].ours])
+
+    shapes = {name: (parameters[place.ours[0]].dtype, place.shape) for name, place in by_name.items()}
+    write_tensors(folder / "model.safetensors", shapes, made)
