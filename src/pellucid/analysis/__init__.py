@@ -1,0 +1,1 @@
+"""From activations to numbers about them; each analysis gives a Measurement."""

@@ -1,0 +1,230 @@
+"""Which head does what, told from where it attends.
+
+In: a model and tokens. Out: for each prompt and head, how much attention lies where a role says it must. Each
+pattern is reduced inside the run that makes it, so only one layer of one part of the batch is ever held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.analysis.reading import chunks, record_of, starts_with_bos
+from pellucid.analysis.repeated import RepeatedTokens, unrepeated_tokens
+from pellucid.base.errors import ArgumentError
+from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooks.point import HookPoint
+from pellucid.measurement import Measurement
+from pellucid.model.norms import widened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """Where a head attends that plays a role: a stripe parallel to the diagonal, or the first column.
+
+    Args:
+        name: What people call it.
+        repeated: Counted from the token's place in the first copy, so that the role needs repeated tokens.
+        back: How many tokens back, from there or from the token itself.
+        to_bos: To BOS instead, wherever that is.
+
+    Example:
+        >>> Role(name="two back", back=2).key(7, seq_len=5)
+        5
+    """
+
+    name: str
+    repeated: bool = False
+    back: int = 0
+    to_bos: bool = False
+
+    def key(self, query: int, *, seq_len: int) -> int:
+        """The position that a query attends to."""
+        return 0 if self.to_bos else query - self.back - (seq_len if self.repeated else 0)
+
+
+INDUCTION = Role(name="induction", repeated=True, back=-1)
+"""From a token to what followed it the last time: p → p−S+1, p in the second copy."""
+DUPLICATE = Role(name="duplicate token", repeated=True)
+"""From a token to itself in the first copy: p → p−S."""
+PREVIOUS = Role(name="previous token", back=1)
+"""p → p−1, BOS not counted as a previous token."""
+BOS = Role(name="BOS", to_bos=True)
+"""p → 0."""
+SELF = Role(name="self")
+"""p → p."""
+ROLES = (PREVIOUS, DUPLICATE, INDUCTION, BOS, SELF)
+
+
+@torch.no_grad()
+def head_scores(model: HookedTransformer, tokens: RepeatedTokens | Int[Tensor, "batch pos"], role: Role) -> Measurement:
+    """How strongly each head plays a role, on each prompt.
+
+    Args:
+        model: Model to read.
+        tokens: Repeated tokens, or any ``[batch pos]`` without padding for a role that needs no repetition; must start
+            with BOS if the model was trained with it.
+        role: Where a head of this role attends, e.g. `INDUCTION`.
+
+    Returns:
+        ``[prompt layer head]``, attention mass, 0 to 1: the mean over the queries that the role speaks of.
+
+    Raises:
+        TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
+        ArgumentError: The role needs repeated tokens, or BOS, or longer prompts.
+
+    Source: Olsson et al. 2022, "In-context Learning and Induction Heads"; the scores as "How one can interpret
+    GPT2-small" takes them, but on the second copy alone.
+
+    Example:
+        >>> from pellucid import HookedTransformer
+        >>> from pellucid.analysis.repeated import repeated_tokens
+        >>> model = HookedTransformer.from_pretrained("toy-induction")
+        >>> scores = head_scores(model, repeated_tokens(model), PREVIOUS)
+        >>> scores.mean("prompt").top(1).label
+        '0.1'
+    """
+    starts = starts_with_bos(model, _ids(tokens))
+    if role.repeated and not isinstance(tokens, RepeatedTokens):
+        raise ArgumentError(f"the role {role.name!r} needs RepeatedTokens; make them with repeated_tokens(model)")
+    bos = tokens.bos if isinstance(tokens, RepeatedTokens) else starts
+    values = _masses(model, _ids(tokens), [_cells(role, tokens, bos=bos)])[:, 0]
+    return _measured(model, tokens, values, ("prompt", "layer", "head"), role.name)
+
+
+class RoleScores(NamedTuple):
+    """Scores and their controls; ``score - control`` is how much of a score the role alone explains."""
+
+    score: Measurement
+    """``[prompt role layer head]``, attention mass."""
+    control: Measurement
+    """On the same axes."""
+
+
+@torch.no_grad()
+def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequence[Role] | None = None) -> RoleScores:
+    """How strongly each head plays each role, and the control of each: one pass over the tokens, one over others.
+
+    The control of a role that needs a repetition is the same stripe on tokens that do not repeat, accidental matches
+    left out; a head that looks S−1 back by position alone scores high on both. The control of the others is uniform
+    attention over the visible keys.
+
+    Args:
+        model: Model to read.
+        tokens: Repeated tokens.
+        roles: None: all of `ROLES` that the model can have (`BOS` only where it has one).
+
+    Returns:
+        Two Measurements ``[prompt role layer head]``, attention mass.
+
+    Raises:
+        TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
+        ArgumentError: `BOS` where there is none.
+    """
+    starts_with_bos(model, tokens.tokens)
+    roles = [role for role in ROLES if tokens.bos or not role.to_bos] if roles is None else list(roles)
+    cells = [_cells(role, tokens, bos=tokens.bos) for role in roles]
+    scores = _masses(model, tokens.tokens, cells)
+    controls = torch.empty_like(scores)
+    for r, cell in enumerate(cells):
+        controls[:, r] = cell.uniform()
+    on_others = [r for r, role in enumerate(roles) if role.repeated]
+    if on_others:
+        others = unrepeated_tokens(
+            model, seq_len=tokens.seq_len, batch=len(tokens.tokens), seed=tokens.seed, rule=tokens.rule
+        )
+        stripes = [_cells(roles[r], others, bos=others.bos) for r in on_others]
+        controls[:, on_others] = _masses(model, others.tokens, stripes)
+    dims, names = ("prompt", "role", "layer", "head"), {"role": [role.name for role in roles]}
+    return RoleScores(
+        _measured(model, tokens, scores, dims, "head roles", coords=names),
+        _measured(model, tokens, controls, dims, "head roles, control", coords=names),
+    )
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a pattern that a score is the mean of, and which of them count on each prompt."""
+
+    queries: Int[Tensor, " cell"]
+    keys: Int[Tensor, " cell"]
+    counted: Tensor | None = None
+    """``[batch cell]``; None: all."""
+
+    def mean(self, pattern: Float[Tensor, "batch head q_pos k_pos"], rows: slice) -> Float[Tensor, "batch head"]:
+        picked = widened(pattern[:, :, self.queries, self.keys])
+        if self.counted is None:
+            return picked.mean(-1)
+        counted = self.counted[rows, None].to(picked)
+        return (picked * counted).sum(-1) / counted.sum(-1)
+
+    def uniform(self) -> float:
+        """What uniform attention over the visible keys scores."""
+        return float((1 / (self.queries + 1.0)).mean())
+
+
+def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> _Cells:
+    """Where a role attends in these tokens.
+
+    Queries that have no choice or no such key are passed over: p ≥ 1, and p → p−1 not from the first token to BOS.
+    """
+    n_pos, start = _ids(tokens).shape[1], int(bos)
+    first, seq_len, counted = max(1, start + role.back), 0, None
+    if role.to_bos:
+        first = 1
+        if not bos:
+            raise ArgumentError(f"the role {role.name!r} needs prompts that start with BOS, got some without")
+    elif role.repeated and isinstance(tokens, RepeatedTokens):
+        seq_len = tokens.seq_len
+        whole_diagonal = tokens.rule == "article" and role == INDUCTION
+        first = seq_len - 1 if whole_diagonal else tokens.middle
+        if not tokens.repeated:
+            before = torch.ones(len(tokens.tokens), tokens.middle - first, dtype=torch.bool)
+            counted = torch.cat([before, ~tokens.matches.cpu()], dim=1)
+    queries = torch.arange(first, max(first, n_pos))
+    keys = torch.tensor([role.key(q, seq_len=seq_len) for q in queries.tolist()], dtype=torch.int64)
+    if not len(queries) or int(keys.min()) < 0 or bool((keys > queries).any()):
+        raise ArgumentError(
+            f"each query of the role {role.name!r} must have a key to attend to, but in prompts of {n_pos} tokens some "
+            "have none; give longer ones"
+        )
+    return _Cells(queries, keys, counted)
+
+
+def _masses(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[_Cells]
+) -> Float[Tensor, "batch score layer head"]:
+    """The mean attention on some cells, for every head, from one pass over the prompts."""
+    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
+    if not n_layers or not cells:
+        return out
+    for rows in chunks(tokens, widest=n_heads * tokens.shape[1]):
+
+        def reduce(pattern: Tensor, hook: HookPoint, rows: slice = rows) -> None:
+            for score, cell in enumerate(cells):
+                out[rows, score, hook.layer()] = cell.mean(pattern, rows).cpu()
+
+        model.run_with_hooks(tokens[rows].to(model.device), return_type=None, fwd_hooks=[("pattern", reduce)])
+    return out
+
+
+def _ids(tokens: RepeatedTokens | Tensor) -> Tensor:
+    return tokens.tokens if isinstance(tokens, RepeatedTokens) else tokens
+
+
+def _measured(
+    model: HookedTransformer,
+    tokens: RepeatedTokens | Tensor,
+    values: Tensor,
+    dims: Sequence[str],
+    name: str,
+    **more: Any,
+) -> Measurement:
+    told: dict[str, Any] = {"task": name}
+    if isinstance(tokens, RepeatedTokens):
+        told |= {"seed": tokens.seed, "settings": tokens.settings}
+    return Measurement(values, dims, unit="attention mass", record=record_of(model, **told), name=name, **more)

@@ -1,0 +1,57 @@
+"""Reading a model in bulk: how many prompts at once, whether they begin as they should, what a record must tell."""
+
+import warnings
+from collections.abc import Iterator
+
+from jaxtyping import Int
+from torch import Tensor
+
+from pellucid.base.errors import MisreadWarning, TokenError
+from pellucid.base.record import Record
+from pellucid.hooked_transformer import HookedTransformer
+
+NUMBERS = 2**25
+"""Numbers that a pass may hold at once in its largest tensor: 128 MB of float32."""
+
+
+def chunks(tokens: Int[Tensor, "batch pos"], *, widest: int) -> Iterator[slice]:
+    """Parts of a batch that fit in memory together, as slices of its prompts.
+
+    Args:
+        tokens: The batch.
+        widest: Numbers that the largest tensor of a pass has for each position.
+    """
+    size = max(1, NUMBERS // (max(1, tokens.shape[1]) * widest))
+    for start in range(0, len(tokens), size):
+        yield slice(start, start + size)
+
+
+def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> bool:
+    """Whether every prompt begins with the model's BOS; warns where it has one that they lack.
+
+    Raises:
+        TokenError: They lack BOS, and the tokenizer's policy asks for it.
+    """
+    policy = model.policy
+    if policy is None or policy.bos_id is None:
+        return False
+    lacking = int((tokens[:, 0] != policy.bos_id).sum())
+    if not lacking:
+        return True
+    if policy.prepend_bos:
+        raise TokenError(
+            f"tokens must start with BOS, id {policy.bos_id}, as this model's tokenizer asks, but {lacking} of "
+            f"{len(tokens)} prompts do not; make them with to_tokens, or give the tokenizer a policy without BOS"
+        )
+    warnings.warn(
+        f"{lacking} of {len(tokens)} prompts lack BOS, id {policy.bos_id}, which this model has: heads that rest there "
+        "when nothing matches rest elsewhere",
+        MisreadWarning,
+        stacklevel=3,
+    )
+    return False
+
+
+def record_of(model: HookedTransformer, **changes: object) -> Record:
+    """The model's record, with where it runs now."""
+    return model.record.add(device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **changes)
