@@ -105,8 +105,8 @@ def layer_of(full: str) -> int | None:
 
 
 def axes(full: str) -> tuple[str, ...]:
-    """The axes of the activation at a point; none known for a point of a module that is not ours."""
-    return tuple(AXES.get(short_name(full), "").split())
+    """The axes of the activation at a point, or of its gradient; none known for a point of a module that is not ours."""
+    return tuple(AXES.get(short_name(full).removesuffix("_grad"), "").split())
 
 
 def select(known: Sequence[str], wanted: Filter, *, warn: bool = False) -> list[str]:
@@ -130,6 +130,8 @@ def select(known: Sequence[str], wanted: Filter, *, warn: bool = False) -> list[
         return _accepted(known, wanted, warn=warn)
     items = wanted if isinstance(wanted, Iterable) and not isinstance(wanted, str | tuple) else [wanted]
     chosen = {name for item in items for name in _meant(known, item)}
+    if not chosen:
+        raise UnknownNameError(f"a filter must mean at least one hook point, got {wanted!r}; None means all of them")
     return [name for name in known if name in chosen]
 
 
