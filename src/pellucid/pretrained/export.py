@@ -32,8 +32,8 @@ def save_pretrained(
     Args:
         model: The model.
         folder: Made if it is not there; files of the same names are replaced.
-        family: `"gpt2"`, `"llama"`: in that family's format, which `transformers` reads; `"pellucid"`: in Pellucid's own;
-            None: in the family's that the record names, if nothing was changed that it cannot express, else in Pellucid's.
+        family: `"gpt2"`, `"llama"`: in that family's format, which `transformers` reads; `"pellucid"`: in Pellucid's
+            own; None: in that of the family which the record names, if it can express the model, else in Pellucid's.
         tokenizer: Written beside it.
         record: Where the weights came from and what was done to them.
 

@@ -15,8 +15,8 @@ from pellucid.pretrained.rules import Format
 IGNORED: dict[str, str] = {
     name: reason
     for reason, names in {
-        "says who wrote the file": "_name_or_path _commit_hash name_or_path transformers_version transformers.js_config "
-        "unsloth_version model_type architectures",
+        "says who wrote the file": "_name_or_path _commit_hash name_or_path transformers_version "
+        "transformers.js_config unsloth_version model_type architectures",
         "the files themselves say it": "torch_dtype dtype",
         "read with the tokenizer": "bos_token_id eos_token_id pad_token_id sep_token_id tokenizer_class",
         "a default of generation, not part of the model": "max_length min_length do_sample early_stopping num_beams "
@@ -124,7 +124,8 @@ class Family:
         for name, only in {**FIXED, **self.fixed}.items():
             if values.get(name) not in (None, only):
                 raise CheckpointError(
-                    f"{where}: {name} must be {only!r}, got {values[name]!r}; {self.name} models that differ are not read yet"
+                    f"{where}: {name} must be {only!r}, got {values[name]!r}; {self.name} models that differ are not "
+                    "read yet"
                 )
         try:
             config = self.read(fields)

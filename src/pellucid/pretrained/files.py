@@ -78,7 +78,7 @@ class TensorFile:
 
     def read(self, target: Tensor, offset: int) -> None:
         """Fills a contiguous tensor with the bytes from `offset` on."""
-        view = memoryview(target.reshape(-1).view(torch.uint8).numpy())
+        view = bytes_of(target)
         with _opened(self.path) as file:
             file.seek(offset)
             done = 0
@@ -98,14 +98,13 @@ class TensorFile:
     def _tensor(self, name: str, entry: Any, size: int) -> "FileTensor":
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end
-        except (TypeError, KeyError, ValueError):
-            sound = False
-        if not sound:
+            if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+                raise ValueError(entry)
+        except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} must have dtype, shape and data_offsets, its header says {entry!r}; "
                 "the file is damaged: get it again"
-            )
+            ) from error
         if dtype not in DTYPES:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} must have a dtype among {', '.join(DTYPES)}, got {dtype!r}; "
@@ -114,8 +113,8 @@ class TensorFile:
         needed = math.prod(shape) * DTYPES[dtype].itemsize
         if end - begin != needed:
             raise CheckpointError(
-                f"{self.path}: tensor {name!r} of shape {list(shape)} and dtype {dtype} takes {needed} bytes, its header "
-                f"gives it {end - begin}; the file is damaged: get it again"
+                f"{self.path}: tensor {name!r} of shape {list(shape)} and dtype {dtype} takes {needed} bytes, its "
+                f"header gives it {end - begin}; the file is damaged: get it again"
             )
         if self.start + end > size:
             raise CheckpointError(
@@ -131,8 +130,8 @@ class TensorFile:
             if tensor.offset != at:
                 fault = "overlaps" if tensor.offset < at else "leaves a gap after"
                 raise CheckpointError(
-                    f"{self.path}: tensor {tensor.name!r} at byte {tensor.offset} {fault} {before}, which ends at {at}; "
-                    "the file is damaged: get it again"
+                    f"{self.path}: tensor {tensor.name!r} at byte {tensor.offset} {fault} {before}, which ends at "
+                    f"{at}; the file is damaged: get it again"
                 )
             at, before = tensor.offset + tensor.n_bytes, f"tensor {tensor.name!r}"
         if at != size:
@@ -176,6 +175,11 @@ class HeldTensor:
     def mapped(self) -> Tensor | None:
         """None: somebody else's memory is copied, never shared."""
         return None
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def find_weights(folder: Path) -> dict[str, Stored]:
@@ -234,7 +238,7 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             tensor = made(name).detach().cpu().contiguous()
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(bytes_of(tensor))
 
 
 def _opened(path: Path) -> Any:
@@ -261,7 +265,7 @@ def _header(file: Any, size: int, path: Path) -> tuple[dict[str, Any], int]:
     except ValueError as error:
         raise CheckpointError(f"{path}: the header must be JSON: {error}; the file is damaged: get it again") from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the header must be a table of tensors, got {type(header).__name__}; get it again")
+        raise CheckpointError(f"{path}: the header must be a table, got {type(header).__name__}; get it again")
     return header, 8 + length
 
 

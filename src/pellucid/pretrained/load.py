@@ -46,8 +46,8 @@ class Options:
         dtype: Of the weights as held: a float dtype of torch, or its name.
         device: Where they go.
         mmap: Map the files into memory instead of reading them. None: only files of the hub's cache, which nobody
-            overwrites. A mapped file must stay as it is while the model lives: one that is overwritten changes the model,
-            one that is cut off kills the process. Changes of the model never reach the file.
+            overwrites. A mapped file must stay as it is while the model lives: one that is overwritten changes the
+            model, one that is cut off kills the process. Changes of the model never reach the file.
         first_n_layers: Leave out the layers after these.
         hf_model: A model of `transformers` whose weights and configuration are taken; they are copied.
         revision: Branch, tag or commit, for names on the hub.
@@ -71,9 +71,11 @@ class Options:
             raise ArgumentError(f"first_n_layers must be 1 or more, got {self.first_n_layers}; leave it out for all")
 
     def reading(self, *, mmap: bool) -> Reading:
-        """What the reader needs to know; `mmap` is what holds where it was not said."""
+        """What the reader needs to know; `mmap` is whether a file may be mapped where nobody said so."""
         dtype = DTYPES[str(self.dtype).removeprefix("torch.")]
-        return Reading(dtype=dtype, device=torch.device(self.device or "cpu"), mmap=self.mmap if self.mmap is not None else None if mmap else False)
+        unsaid = None if mmap else False
+        device = torch.device(self.device or "cpu")
+        return Reading(dtype=dtype, device=device, mmap=unsaid if self.mmap is None else self.mmap)
 
 
 def load(
@@ -81,7 +83,7 @@ def load(
     *,
     make: Callable[[Config], Any] = Decoder,
     processing: Processing = Processing(),  # noqa: B008
-    options: Options = Options(),  # noqa: B008
+    options: Options = Options(),
 ) -> Loaded:
     """A trained model: from a folder, a bundled one, or a name on the hub.
 
@@ -172,7 +174,9 @@ def _held(name: str | Path, hf_model: Any) -> _Source:
 def _kept(source: _Source, first_n_layers: int | None) -> Config:
     n_layers = source.config.n_layers
     if first_n_layers is not None and first_n_layers > n_layers:
-        raise ArgumentError(f"first_n_layers must be at most {n_layers}, all that {source.where} has, got {first_n_layers}")
+        raise ArgumentError(
+            f"first_n_layers must be at most {n_layers}, all that {source.where} has, got {first_n_layers}"
+        )
     return source.config.change(n_layers=first_n_layers or n_layers)
 
 

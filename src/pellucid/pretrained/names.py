@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pellucid.base.errors import CheckpointError, nearest
+from pellucid.pretrained.hub import download, is_cached
 
 ALIASES: dict[str, str] = {
     "gpt2": "gpt2",
@@ -27,7 +28,7 @@ ALIASES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a model lies.
 
     Args:
@@ -52,7 +53,29 @@ def bundled_models() -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _is_model(path)) if folder.is_dir() else []
 
 
-def find(name: str | Path, *, revision: str | None = None) -> Place:
+@dataclass(frozen=True)
+class Available:
+    """A model that has a name here.
+
+    Args:
+        name: What to load it by.
+        repository: Its name on the hub; None for a bundled model.
+        here: Whether it loads without a network: it is bundled, or in the hub's cache.
+    """
+
+    name: str
+    repository: str | None
+    here: bool
+
+
+def available() -> list[Available]:
+    """Every model that has a name: the bundled ones, then the aliases. Any other name on the hub loads too."""
+    bundled = [Available(name, None, True) for name in bundled_models()]
+    cached = {repository: is_cached(repository) for repository in sorted(set(ALIASES.values()))}
+    return bundled + [Available(name, repository, cached[repository]) for name, repository in ALIASES.items()]
+
+
+def find(name: str | Path, *, revision: str | None = None) -> Location:
     """The folder that a name means.
 
     Looked for in this order: a folder that exists, a bundled model, an alias, a name on the hub. A string that is an
@@ -67,34 +90,35 @@ def find(name: str | Path, *, revision: str | None = None) -> Place:
     """
     path = Path(name).expanduser()
     text = str(name)
-    others = [what for what, there in (("bundled model", bundled_models()), ("alias", ALIASES)) if text in there]
+    named = {"a bundled model": bundled_models(), "a name of a model on the hub": ALIASES}
+    others = [what for what, names in named.items() if text in names]
     if isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")) or (path.exists() and not others):
         return _folder(path, text, revision)
     if _is_model(path):
         raise CheckpointError(
-            f"{text!r} must mean one model, it is a folder here and the name of a{'n' * (others[0] == 'alias')} {others[0]}; "
-            f"say {'./' + text!r} for the folder, or run elsewhere"
+            f"{text!r} must mean one model, it is a folder here and {others[0]} too; say {'./' + text!r} for the "
+            "folder, or start in another one"
         )
-    if "bundled model" in others:
+    if text in bundled_models():
         return _folder(_bundled() / text, text, revision)
-    from pellucid.pretrained.hub import download
-
-    folder, found = download(ALIASES.get(text, text), revision=revision)
-    return Place(text, folder, found)
+    folder, commit = download(ALIASES.get(text, text), revision=revision, known=[*bundled_models(), *ALIASES])
+    return Location(text, folder, commit)
 
 
-def _folder(path: Path, name: str, revision: str | None) -> Place:
+def _folder(path: Path, name: str, revision: str | None) -> Location:
     if path.is_file():
         raise CheckpointError(f"a model must be given as its folder, {name} is a file; give the folder that holds it")
     if not path.is_dir():
         known = [*bundled_models(), *ALIASES]
-        raise CheckpointError(f"{name} must be a folder that holds a model, it does not exist{nearest(path.name, known)}")
+        raise CheckpointError(
+            f"{name} must be a folder that holds a model, it does not exist{nearest(path.name, known)}"
+        )
     if not _is_model(path):
         found = ", ".join(sorted(part.name for part in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{name} must hold a model: a config.json and its weights; found {found}")
     if revision is not None:
         raise CheckpointError(f"a revision must be of a model on the hub, {name} is a folder; leave revision out")
-    return Place(name, path)
+    return Location(name, path)
 
 
 def _is_model(path: Path) -> bool:

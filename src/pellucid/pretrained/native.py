@@ -1,20 +1,20 @@
 """Pellucid's own format, which holds any model: `config.json` and `model.safetensors`.
 
-The tensors bear the names and shapes of the model's `state_dict`, those of the field, each in its natural order, so that
-whoever opens the file finds `W_Q` as `[head d_model d_head]`. `W_Q W_K W_V W_U` are put into the order that products want
-while they are read. A tied model holds `embed.W_E` once.
+The tensors bear the names and shapes of the model's `state_dict`, those of the field, each in its natural order:
+whoever opens the file finds `W_Q` as `[head d_model d_head]`. `W_Q W_K W_V W_U` are put into the order that products
+want while they are read. A tied model holds `embed.W_E` once.
 """
 
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from pellucid.base.errors import CheckpointError, ConfigError
 from pellucid.base.record import Record
 from pellucid.model.config import Config
+from pellucid.pretrained.files import bytes_of
 from pellucid.pretrained.rules import BUFFER, Format, Rule
 
 VERSION = 1
@@ -78,7 +78,8 @@ def read_native(values: Mapping[str, Any], where: str) -> tuple[Config, Record]:
             f"{f' with the unknown field {unknown[0]!r}' if unknown else ''}; a newer Pellucid may read it"
         )
     try:
-        return Config.from_dict(values["config"]), Record.from_dict(values["record"]) if "record" in values else Record()
+        record = Record.from_dict(values["record"]) if "record" in values else Record()
+        return Config.from_dict(values["config"]), record
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
     except (KeyError, TypeError) as error:
@@ -91,12 +92,12 @@ def native_values(config: Config, record: Record) -> dict[str, Any]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the weights as held: names, dtypes, shapes and values of the state dict, wherever they lie in memory."""
+    """SHA-256 of the weights as held: names, dtypes, shapes and values, however they lie in memory."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         rows = tensor[None] if tensor.ndim == 0 else tensor
         row_bytes = max(1, rows[:1].numel() * tensor.dtype.itemsize)
         for piece in rows.split(max(1, BUFFER // row_bytes)):
-            digest.update(memoryview(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(bytes_of(piece.cpu().contiguous()))
     return digest.hexdigest()

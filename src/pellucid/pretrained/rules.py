@@ -1,9 +1,9 @@
 """Weight names and layouts of a checkpoint, as data that runs both ways: file to parameters, parameters to file.
 
-A rule says where a stored tensor goes and, as an einops pattern, how its axes are those of the parameter. Patterns only
-rename, split and transpose, so that a parameter is a *view* of memory in the file's own order: a tensor is read straight
-into place, or mapped, and is not transposed. Only a rule that names another order in memory, or that takes a packed tensor
-apart, goes through a buffer of bounded size.
+A rule says where a stored tensor goes and, as an einops pattern, how its axes are those of the parameter. Patterns
+only rename, split and transpose, so that a parameter is a *view* of memory in the file's own order: a tensor is read
+straight into place, or mapped, and is not transposed. Only a rule that names another order in memory, or that takes a
+packed tensor apart, goes through a buffer of bounded size.
 """
 
 import re
@@ -27,7 +27,7 @@ class Rule:
 
     Args:
         theirs: Its name in the file; `{l}` stands for the layer.
-        ours: The parameter; several where the file packs them into one tensor, which the pattern's axis `part` tells apart.
+        ours: The parameter; several where the file packs them into one tensor, told apart by the pattern's axis `part`.
         pattern: From the file's axes to the parameter's, in the words of einops.
         memory: The parameter's axes as they must lie in memory, slowest first; None: as in the file.
 
@@ -131,9 +131,7 @@ class Reading:
     mmap: bool | None = False
 
 
-def read_into(
-    model: nn.Module, wanted: Mapping[str, Place], weights: Mapping[str, Stored], reading: Reading
-) -> None:
+def read_into(model: nn.Module, wanted: Mapping[str, Place], weights: Mapping[str, Stored], reading: Reading) -> None:
     """Gives the model its weights: each tensor goes straight into its parameter's memory.
 
     Args:
@@ -166,9 +164,9 @@ def _tensors(place: Place, stored: Stored, reading: Reading) -> list[Tensor]:
             return place.views(mapped)
         if reading.mmap and place.memory is None:
             raise ArgumentError(
-                f"mmap=True needs tensors that can be used as they lie in the file: on the CPU, in the file's dtype, "
-                f"aligned, in safetensors; {place.theirs!r} of {stored.where} is {stored.dtype} where {reading.dtype} on "
-                f"{reading.device} is asked for; leave mmap out"
+                "mmap=True needs tensors that can be used as they lie in the file: on the CPU, in the file's dtype, "
+                f"aligned, in safetensors; {place.theirs!r} of {stored.where} is {stored.dtype} where {reading.dtype} "
+                f"on {reading.device} is asked for; leave mmap out"
             )
     if "part" not in place.sizes and place.memory is None:
         whole = torch.empty(stored.shape, dtype=reading.dtype, device=reading.device)
@@ -244,7 +242,7 @@ def checked(
         left_out: What is stored for layers that the model does without.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape, is known to nobody, or differs from what it must repeat.
+        CheckpointError: A tensor is missing, of another shape, unexpected, or differs from what it must repeat.
     """
     bare = not any(name.startswith(form.prefix) for name in weights)
 
@@ -257,8 +255,8 @@ def checked(
     for name, original in copies.items():
         if name in weights and not _same(weights[name], weights[original]):
             raise CheckpointError(
-                f"{weights[name].where}: tensor {name!r} must equal {original!r}, since the configuration ties them, and "
-                "it does not; set tie_word_embeddings to false in config.json if the model has two matrices"
+                f"{weights[name].where}: tensor {name!r} must equal {original!r}, since the configuration ties them, "
+                "and it does not; set tie_word_embeddings to false in config.json if the model has two matrices"
             )
     passed = re.compile("|".join(re.escape(here(name)).replace(r"\{l\}", r"\d+") for name in form.unread) or "(?!)")
     unknown = [name for name in weights if not (name in wanted or name in copies or passed.fullmatch(name))]
@@ -283,8 +281,8 @@ def _check_wanted(wanted: Mapping[str, Place], weights: Mapping[str, Stored], wh
     for name, place in wanted.items():
         if weights[name].shape != place.shape:
             raise CheckpointError(
-                f"{weights[name].where}: tensor {name!r} must have shape {list(place.shape)}, for {', '.join(place.ours)} "
-                f"as config.json describes the model, got {list(weights[name].shape)}"
+                f"{weights[name].where}: tensor {name!r} must have shape {list(place.shape)}, for "
+                f"{', '.join(place.ours)} as config.json describes the model, got {list(weights[name].shape)}"
             )
 
 

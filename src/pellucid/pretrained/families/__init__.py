@@ -17,7 +17,7 @@ def family_of(model_type: object, where: str) -> Family:
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
-            f"{where}: model_type must be one of {', '.join(sorted(FAMILIES))} (or the file one of Pellucid's own), got "
-            f"{model_type!r}{nearest(str(model_type), FAMILIES)}"
+            f"{where}: model_type must be one of {', '.join(sorted(FAMILIES))} (or the file one of Pellucid's own), "
+            f"got {model_type!r}{nearest(str(model_type), FAMILIES)}"
         )
     return FAMILIES[model_type]
