@@ -44,9 +44,9 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604
-    "Add",
+__all__ = [
     "ActivationCache",
+    "Add",
     "AttentionConfig",
     "Config",
     "Edit",

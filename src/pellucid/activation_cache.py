@@ -21,8 +21,8 @@ PosSlice = int | slice | Sequence[int] | None
 class ActivationCache(Mapping[str, Tensor]):
     """A mapping from names to activations.
 
-    `cache["blocks.0.attn.hook_pattern"]`, `cache["pattern", 0]` and `cache["pattern", 0, "attn"]` are the same; a negative
-    layer counts from the last.
+    `cache["blocks.0.attn.hook_pattern"]`, `cache["pattern", 0]` and `cache["pattern", 0, "attn"]` are the same; a
+    negative layer counts from the last.
 
     Args:
         activations: By full name, `[batch ...]`.
@@ -87,7 +87,9 @@ class ActivationCache(Mapping[str, Tensor]):
     def apply_slice_to_batch_dim(self, batch_slice: PosSlice) -> "ActivationCache":
         """A cache of some of the prompts; a single number takes the batch axis away."""
         if not self.has_batch_dim:
-            raise ArgumentError("a slice of prompts needs a batch axis, but this cache has none; slice before removing it")
+            raise ArgumentError(
+                "a slice of prompts needs a batch axis, but this cache has none; slice before removing it"
+            )
         chosen = {name: x[_index(batch_slice)] for name, x in self.cache_dict.items()}
         return ActivationCache(chosen, self.model, has_batch_dim=not isinstance(batch_slice, int))
 
@@ -112,7 +114,11 @@ class ActivationCache(Mapping[str, Tensor]):
                 part = {name: x.detach().cpu().clone() for name, x in self.items() if layer_of(name) == layer}
                 save_file({name: x.contiguous() for name, x in part.items()}, aside / file)
                 files |= dict.fromkeys(part, file)
-            index = {"format": "pellucid activations", "has_batch_dim": self.has_batch_dim, "files": {n: files[n] for n in self}}
+            index = {
+                "format": "pellucid activations",
+                "has_batch_dim": self.has_batch_dim,
+                "files": {n: files[n] for n in self},
+            }
             (aside / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
     @classmethod
@@ -133,7 +139,7 @@ class ActivationCache(Mapping[str, Tensor]):
                     activations |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
-                f"{folder} must be a folder that ActivationCache.save wrote, but reading it gave: {error}; save it again"
+                f"{folder} must be a folder that ActivationCache.save wrote, got: {error}; save it again"
             ) from error
         return cls(activations, model, index["has_batch_dim"])
 
@@ -141,7 +147,9 @@ class ActivationCache(Mapping[str, Tensor]):
         if isinstance(key, tuple):
             name, *rest = key
             if rest and isinstance(rest[0], int) and rest[0] < 0:
-                layers = [layer for layer in map(layer_of, self.model.hook_names if self.model else self) if layer is not None]
+                layers = [
+                    layer for layer in map(layer_of, self.model.hook_names if self.model else self) if layer is not None
+                ]
                 rest[0] += 1 + max(layers, default=0)
             return get_act_name(name, *rest)
         return key if key in self.cache_dict else get_act_name(key)

@@ -1,6 +1,7 @@
 """HookedTransformer: a model, its tokenizer, and what everybody knows.
 
-Text or tokens in, logits, loss and activations out. The names and the order of arguments are those of TransformerLens 2.18.
+Text or tokens in, logits, loss and activations out. The names and the order of arguments are those of TransformerLens
+2.18.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,7 +66,9 @@ class HookedTransformer(Prompts):
         record: Record | None = None,
     ) -> None:
         if not isinstance(cfg, Config):
-            raise ConfigError(f"cfg must be a pellucid.Config, got {type(cfg).__name__}; Config.from_dict reads a table")
+            raise ConfigError(
+                f"cfg must be a pellucid.Config, got {type(cfg).__name__}; Config.from_dict reads a table"
+            )
         super().__init__(cfg, tokenizer, seed=seed)
         self.record = record or Record(seed=seed)
         self._policy_changes["padding_side"] = default_padding_side
@@ -98,8 +101,9 @@ class HookedTransformer(Prompts):
         """One forward pass.
 
         Args:
-            input: A text, several, token ids `[batch pos]` or `[pos]`; with `start_at_layer`, the residual stream there.
-            return_type: `"logits"`, `"loss"`, `"both"` as (logits, loss), or None for a run whose hooks are all that counts.
+            input: A text, several, token ids `[batch pos]` or `[pos]`; with `start_at_layer`, the residual stream
+                there.
+            return_type: `"logits"`, `"loss"`, `"both"` as (logits, loss), or None where only hooks count.
             loss_per_token: Loss of each position `[batch pos-1]` instead of the mean, in nats.
             prepend_bos: For text; None: as the policy says.
             padding_side: None: as the policy says. Left padding is also recognised in token ids.
@@ -117,14 +121,15 @@ class HookedTransformer(Prompts):
         """
         if return_type not in ("logits", "loss", "both", None):
             raise ArgumentError(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
+        given: Any = input
         if start_at_layer is None:
-            input, attention_mask = self._ids(input, attention_mask, prepend_bos, padding_side)
-            tokens = input
+            given, attention_mask = self._ids(input, attention_mask, prepend_bos, padding_side)
+            tokens = given
         wants_loss = return_type in ("loss", "both") and stop_at_layer is None
         if wants_loss and more.get("logits_at") is not None:
             raise ArgumentError("a loss needs the logits of all positions; leave logits_at out, or ask for logits")
         out = super().forward(
-            input,
+            given,
             start_at_layer=start_at_layer,
             attention_mask=attention_mask,
             stop_at_layer=stop_at_layer,
@@ -205,7 +210,9 @@ class HookedTransformer(Prompts):
 
         def check_size(x: Tensor, point: Place) -> None:
             n_past = 0 if past is None else len(past)
-            check_fits(self.config, names, x, n_past=n_past, device=x.device if device is None else torch.device(device))
+            check_fits(
+                self.config, names, x, n_past=n_past, device=x.device if device is None else torch.device(device)
+            )
 
         live = self.live_run()
         first = self._first_point(kwargs.get("start_at_layer"))
@@ -374,8 +381,8 @@ class HookedTransformer(Prompts):
 
         Args:
             model_name: Looked up in this order: a folder that exists, a bundled model, an alias, a name on the hub.
-            fold_ln: Fold the norms' weights into what reads them. Like the next two and `fold_value_biases`, it does not
-                change the model's probabilities, and `record.processing` says whether it applied.
+            fold_ln: Fold the norms' weights into what reads them. Like the next two and `fold_value_biases`, it does
+                not change the model's probabilities, and `record.processing` says whether it applied.
             center_writing_weights: Take the mean off what writes into the stream (LayerNorm ignores it).
             center_unembed: Take the mean off the logits (softmax ignores it).
             refactor_factored_attn_matrices: Not offered.
@@ -433,8 +440,9 @@ class HookedTransformer(Prompts):
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str | Path, **kwargs: Any) -> "HookedTransformer":
         """As `from_pretrained`, with the weights as they are in the file."""
-        plain = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
-        return cls.from_pretrained(model_name, **plain | kwargs)
+        for step in ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"):
+            kwargs.setdefault(step, False)
+        return cls.from_pretrained(model_name, **kwargs)
 
     def save_pretrained(self, folder: str | Path, *, family: str | None = None) -> None:
         """Writes the model to a folder that `from_pretrained` reads: all of it or nothing.

@@ -28,7 +28,8 @@ class Prompts(Decoder):
 
     Args:
         config: What the model looks like.
-        tokenizer: A `Tokenizer`, or a function without arguments that reads one (or gives None) when it is first needed.
+        tokenizer: A `Tokenizer`, or a function without arguments that reads one (or gives None) when it is first
+            needed.
         seed: Of fresh weights.
     """
 
@@ -86,7 +87,7 @@ class Prompts(Decoder):
         found = tokenizer.tokens(texts, prepend_bos=prepend_bos, padding_side=padding_side)
         if truncate and found.tokens.shape[1] > self.config.n_ctx:
             warnings.warn(
-                f"the longest text has {found.tokens.shape[1]} tokens; what is longer than n_ctx={self.config.n_ctx} was cut",
+                f"the longest text has {found.tokens.shape[1]} tokens; texts were cut at n_ctx={self.config.n_ctx}",
                 MisreadWarning,
                 stacklevel=3,
             )
@@ -175,10 +176,14 @@ class Prompts(Decoder):
             raise ArgumentError(f"mode must be 'first' or 'last', got {mode!r}")
         if not found:
             shown = self._needed_tokenizer().strings(ids)
-            raise TokenError(f"the token {single_token!r} must occur in the prompt, which is {shown}; look at its pieces")
+            raise TokenError(
+                f"the token {single_token!r} must occur in the prompt, which is {shown}; look at its pieces"
+            )
         return found[0 if mode == "first" else -1]
 
-    def tokens_to_residual_directions(self, tokens: str | int | Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+    def tokens_to_residual_directions(
+        self, tokens: str | int | Int[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape d_model"]:
         """The direction in the residual stream that writes for each token: its column of `W_U`.
 
         Args:
@@ -197,7 +202,9 @@ class Prompts(Decoder):
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise TokenError("text needs a tokenizer, and this model came without one; give token ids, or set model.tokenizer")
+            raise TokenError(
+                "text needs a tokenizer, and this model came without one; give token ids, or set model.tokenizer"
+            )
         return self.tokenizer
 
 

@@ -1,6 +1,7 @@
 """Every error that Pellucid raises on purpose, and the words they share.
 
-A message says what must hold, what was found and what to do. Each class is also the built-in exception that fits, so that
+A message says what must hold, what was found and what to do. Each class is also the built-in exception that fits, so
+that
 `except ValueError` or `except KeyError` written by a user keeps working.
 """
 

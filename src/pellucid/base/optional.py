@@ -15,6 +15,4 @@ def optional(module: str, *, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"{module} must be installed for this; run: pip install 'pellucid[{extra}]'"
-        ) from error
+        raise MissingExtraError(f"{module} must be installed for this; run: pip install 'pellucid[{extra}]'") from error

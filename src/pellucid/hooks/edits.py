@@ -150,7 +150,9 @@ class Shift(Edit):
         """The activation with the shifted values in the site's part."""
         site = self._placed()
         if site.axes[1] != "pos":
-            raise ArgumentError(f"Shift needs an activation with a pos axis, got {short_name(site.name)!r}; choose another")
+            raise ArgumentError(
+                f"Shift needs an activation with a pos axis, got {short_name(site.name)!r}; choose another"
+            )
         if site.pos is None:
             site = Site(site.name, pos=slice(self.by, None), head=site.head, kv_head=site.kv_head, neuron=site.neuron)
         index = site.index(x.shape)
@@ -234,7 +236,9 @@ class Resample(Edit):
 
     def _drawn(self, site: Site, donor: Tensor, mask: Tensor | None) -> Edit:
         if mask is not None:
-            raise ArgumentError("the prompts that Resample draws from must be of one length, got padded ones; group them")
+            raise ArgumentError(
+                "the prompts that Resample draws from must be of one length, got padded ones; group them"
+            )
         return _Drawn(donor, site, self.seed)
 
 
@@ -246,7 +250,7 @@ class _Donated(Replace):
         for axis, found, wanted in zip(site.axes, self.tensor.shape, x.shape, strict=True):
             if found not in (1, wanted):
                 raise ArgumentError(
-                    f"the prompts that give values for {site.name} must have {axis} {wanted} as the run has, got {found}; "
+                    f"the prompts that give values for {site.name} must have {axis} {wanted} as the run, got {found}; "
                     "use prompts of the same length, or a mean over positions"
                 )
         index = site.index(x.shape)

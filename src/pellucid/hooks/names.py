@@ -105,7 +105,7 @@ def layer_of(full: str) -> int | None:
 
 
 def axes(full: str) -> tuple[str, ...]:
-    """The axes of the activation at a point, or of its gradient; none known for a point of a module that is not ours."""
+    """The axes of the activation at a point, or of its gradient; none known for a foreign point."""
     return tuple(AXES.get(short_name(full).removesuffix("_grad"), "").split())
 
 
@@ -148,7 +148,7 @@ def _accepted(known: Sequence[str], wanted: Callable[[str], bool], *, warn: bool
     left_out = sorted({short_name(name) for name in accepted} & ON_DEMAND)
     if left_out and warn:
         warnings.warn(
-            f"{_described(wanted)} also accepts {', '.join(left_out)}, which are computed only for who names them alone; "
+            f"{_described(wanted)} also accepts {', '.join(left_out)}, computed only for who names them alone; "
             "they were left out: give their names",
             MisreadWarning,
             stacklevel=4,

@@ -1,7 +1,7 @@
 """Hook points: the places of a model where an activation can be read or changed.
 
-A point is a parameterless module, so that the module tree is the only list of names. While nobody listens it is not even
-called: `at` gives the activation back after one `None` check.
+A point is a parameterless module, so that the module tree is the only list of names. While nobody listens it is not
+even called: `at` gives the activation back after one `None` check.
 """
 
 import threading

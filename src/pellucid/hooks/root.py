@@ -1,6 +1,7 @@
 """HookedRoot: a module tree with hook points, and the ways to hook it that everybody knows.
 
-Standing hooks (`add_hook`, `add_perma_hook`, `hooks()`) are a list that joins each run; a run itself leaves nothing behind.
+Standing hooks (`add_hook`, `add_perma_hook`, `hooks()`) are a list that joins each run; a run itself leaves nothing
+behind.
 """
 
 import threading

@@ -128,5 +128,7 @@ def _fits(given: Any, x: Tensor, point: Place, who: object) -> Tensor:
         found, expected = getattr(given, what), getattr(x, what)
         if found != expected:
             found, expected = (list(v) if what == "shape" else v for v in (found, expected))
-            raise HookError(f"{what} at {point.name} must stay {expected}, got {found} from {name}; give a tensor like x")
+            raise HookError(
+                f"{what} at {point.name} must stay {expected}, got {found} from {name}; give a tensor like x"
+            )
     return given

@@ -107,7 +107,9 @@ def _picked(wanted: Any, axis: str, size: int) -> slice | Tensor:
     if isinstance(wanted, slice):
         return wanted
     if isinstance(wanted, str):
-        raise ArgumentError(f"{axis} must be a number here, got the name {wanted!r}; only pairs of prompts name positions")
+        raise ArgumentError(
+            f"{axis} must be a number here, got the name {wanted!r}; only pairs of prompts name positions"
+        )
     many = [wanted] if isinstance(wanted, int) else list(wanted)
     for i in many:
         if not -size <= i < size:

@@ -1,7 +1,8 @@
 """Attention: queries, keys and values from the stream, a pattern, and what the heads write back.
 
-Weights have the field's shapes, `[head d_model d_head]` and `[head d_head d_model]`, and lie in memory so that the matrix
-which a product wants is a view of them (`as_matrix`). With grouped queries `k` and `v` have their true `kv_head` axis.
+Weights have the field's shapes, `[head d_model d_head]` and `[head d_head d_model]`, and lie in memory so that the
+matrix which a product wants is a view of them (`as_matrix`). With grouped queries `k` and `v` have their true
+`kv_head` axis.
 """
 
 import math
@@ -50,7 +51,8 @@ class AttentionConfig:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.kv_heads < 1 or self.n_heads % self.kv_heads:
             raise ConfigError(
-                f"n_heads must be a multiple of n_kv_heads, got n_heads={self.n_heads} and n_kv_heads={self.n_kv_heads}; "
+                f"n_heads must be a multiple of n_kv_heads, got n_heads={self.n_heads} and "
+                f"n_kv_heads={self.n_kv_heads}; "
                 f"set n_kv_heads to a divisor of {self.n_heads}"
             )
 
@@ -133,7 +135,7 @@ class Attention(Part):
         self, z: Float[Tensor, "batch pos head d_head"], run: LiveRun | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads write into the stream; each head's part passes `hook_result` where somebody asks for it."""
-        if run is not None and run.listens(self.hook_result) or not isinstance(self.hook_result, HookPoint):
+        if (run is not None and run.listens(self.hook_result)) or not isinstance(self.hook_result, HookPoint):
             result = at(self.hook_result, torch.einsum("bphe,hem->bphm", z, self.W_O), run)
             if run is None or run.edits(self.hook_result):
                 out = result.sum(2)

@@ -1,6 +1,5 @@
 """A block: attention reads the stream and writes to it, then the MLP does."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,7 +61,7 @@ class Block(Part):
         return call(self.attn, q, span, k, v, run=run)
 
     def _inputs(self, x: Tensor, run: LiveRun) -> tuple[list[Tensor], bool]:
-        """What queries, keys and values read, `[batch pos head d_model]` each, and whether anybody may have changed it."""
+        """What queries, keys and values read, `[batch pos head d_model]` each, and whether anybody changes it."""
         config = self.attn.config
         points = [self.hook_q_input, self.hook_k_input, self.hook_v_input]
         together = getattr(self, "hook_attn_in", None)

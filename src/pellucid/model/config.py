@@ -33,8 +33,9 @@ class Config:
         ConfigError: A value cannot be, or two contradict each other.
 
     Example:
-        >>> Config(n_layers=1, d_model=8, d_vocab=5, n_ctx=16, attention=AttentionConfig(n_heads=2, d_head=4)).mlp is None
-        True
+        >>> attention = AttentionConfig(n_heads=2, d_head=4)
+        >>> Config(n_layers=1, d_model=8, d_vocab=5, n_ctx=16, attention=attention).vocab_out
+        5
     """
 
     n_layers: int
@@ -64,7 +65,7 @@ class Config:
             dim = self.positions.dim or self.attention.d_head
             if dim % 2 or not 0 < dim <= self.attention.d_head:
                 raise ConfigError(
-                    f"Rotary dim must be even and at most d_head={self.attention.d_head}, got {dim}; set Rotary(dim=...)"
+                    f"Rotary dim must be even and at most d_head={self.attention.d_head}, got {dim}; set its dim"
                 )
 
     @property

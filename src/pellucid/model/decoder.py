@@ -1,11 +1,11 @@
 """The decoder: token ids to logits, from any layer to any layer, with or without a past.
 
-Continuing a run from a layer, from a position, or from keys and values of another run is one mechanism: generation uses it,
-and so do patching sweeps.
+Continuing a run from a layer, from a position, or from keys and values of another run is one mechanism: generation
+uses it, and so do patching sweeps.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,7 +48,8 @@ class Decoder(HookedRoot, Weights):
         self.rotary = None
         if isinstance(config.positions, Rotary):
             self.rotary = RotaryTable(config.attention.d_head, config.positions)
-        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
+        blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
+        self.blocks = cast(Sequence[Block], blocks)
         self.ln_final = make_norm(config.d_model, config.norm)
         if config.tied:
             self.unembed: Unembed = TiedUnembed(self.embed, bias=config.unembed_bias)
@@ -187,7 +188,8 @@ class Decoder(HookedRoot, Weights):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`)."""
-        result = super().load_state_dict(from_2_18(self, state_dict), strict, assign)
+        ours = from_2_18(state_dict, dict(self.named_parameters()), self.unembed)
+        result = super().load_state_dict(ours, strict, assign)
         for block in self.blocks:
             block.attn.lay_out()
         return result
@@ -219,9 +221,7 @@ class Decoder(HookedRoot, Weights):
         first, last = 0 if start is None else start, n if stop is None else stop
         first, last = (layer + n if layer < 0 else layer for layer in (first, last))
         if not 0 <= first <= last <= n:
-            raise ArgumentError(
-                f"0 ≤ start_at_layer ≤ stop_at_layer ≤ n_layers={n} must hold, got {start} and {stop}"
-            )
+            raise ArgumentError(f"0 ≤ start_at_layer ≤ stop_at_layer ≤ n_layers={n} must hold, got {start} and {stop}")
         return first, last
 
     def _check_input(self, tokens: Tensor, started: bool) -> None:

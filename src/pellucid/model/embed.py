@@ -20,7 +20,9 @@ class Embed(Part):
         super().__init__()
         self.W_E = nn.Parameter(torch.empty(d_vocab, d_model))
 
-    def forward(self, tokens: Int[Tensor, "batch pos"], run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], run: LiveRun | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The tokens' vectors."""
         return F.embedding(tokens, self.W_E)
 
@@ -60,7 +62,7 @@ class TiedUnembed(Unembed):
         """Makes this an `Unembed` with a matrix of its own."""
         del self._embed
         self.__class__ = Unembed  # type: ignore[assignment]
-        self.W_U = W_U if isinstance(W_U, nn.Parameter) else nn.Parameter(W_U)
+        self.register_parameter("W_U", W_U if isinstance(W_U, nn.Parameter) else nn.Parameter(W_U))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "W_U":

@@ -57,9 +57,9 @@ FIELDS: dict[str, Callable[["Decoder"], Any]] = {
     "normalization_type": _normalisation,
     "eps": lambda m: None if m.config.norm is None else m.config.norm.eps,
     "final_rms": lambda m: isinstance(m.config.norm, RMSNorm),
-    "positional_embedding_type": lambda m: (
-        {Learned: "standard", Rotary: "rotary"}.get(type(m.config.positions))  # none: no positions
-    ),
+    "positional_embedding_type": lambda m: {Learned: "standard", Rotary: "rotary"}.get(
+        type(m.config.positions)
+    ),  # none: no positions
     "rotary_dim": _rotary("dim"),
     "rotary_base": _rotary("base"),
     "tie_word_embeddings": lambda m: "W_U" not in m.unembed._parameters,
@@ -91,7 +91,9 @@ class FlatConfig:
         raise UnknownFieldError(f"cfg has no field {name!r}{nearest(name, [*FIELDS, *self._more])}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise ConfigError(f"cfg is read-only, got {name}={value!r}; make a model of another Config, or use .to() for device and dtype")
+        raise ConfigError(
+            f"cfg is read-only, got {name}={value!r}; make a model of another Config, or use .to() for device and dtype"
+        )
 
     def __dir__(self) -> list[str]:
         return [*FIELDS, *self._more]

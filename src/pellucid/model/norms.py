@@ -1,7 +1,7 @@
 """Normalisation of the residual stream: LayerNorm, RMSNorm, or none.
 
-Each has a fused form for plain runs and an explicit one, with its hook points, for runs that listen inside. Statistics are
-taken in max(dtype, float32).
+Each has a fused form for plain runs and an explicit one, with its hook points, for runs that listen inside.
+Statistics are taken in max(dtype, float32).
 """
 
 from dataclasses import dataclass

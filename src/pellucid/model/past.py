@@ -98,7 +98,10 @@ class Span:
             return k, v
         entry = self.past.entries[layer]
         if entry is not None:
-            k, v = (torch.cat([old.expand(len(new), *old.shape[1:]), new], dim=1) for old, new in zip(entry, (k, v)))
+            k, v = (
+                torch.cat([old.expand(len(new), *old.shape[1:]), new], dim=1)
+                for old, new in zip(entry, (k, v), strict=True)
+            )
         self.kept.append((k, v))
         return k, v
 

@@ -1,7 +1,7 @@
 """How a model knows where a token stands: learned vectors, rotary angles, or not at all.
 
-A scheme is a configuration type and, where it needs one, a class. Learned positions enter at the embedding; rotary angles
-enter each attention layer between `hook_q` and `hook_rot_q`.
+A scheme is a configuration type and, where it needs one, a class. Learned positions enter at the embedding; rotary
+angles enter each attention layer between `hook_q` and `hook_rot_q`.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ class PosEmbed(Part):
         super().__init__()
         self.W_pos = nn.Parameter(torch.empty(n_ctx, d_model))
 
-    def forward(self, positions: Int[Tensor, "batch pos"], run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
+    def forward(
+        self, positions: Int[Tensor, "batch pos"], run: LiveRun | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The vectors of some positions."""
         return nn.functional.embedding(positions, self.W_pos)
 
@@ -87,7 +89,9 @@ class RotaryTable:
 
 
 def rotate(
-    x: Float[Tensor, "batch pos heads d_head"], cos: Float[Tensor, "#batch pos 1 dim"], sin: Float[Tensor, "#batch pos 1 dim"]
+    x: Float[Tensor, "batch pos heads d_head"],
+    cos: Float[Tensor, "#batch pos 1 dim"],
+    sin: Float[Tensor, "#batch pos 1 dim"],
 ) -> Float[Tensor, "batch pos heads d_head"]:
     """Turns each pair of a head's dimensions by its angle; dimensions past `dim` stay."""
     dim = cos.shape[-1]

@@ -1,19 +1,21 @@
 """All layers' weights as one tensor each, under the names that everybody knows.
 
 They are computed from the blocks' parameters, with their gradients; writing goes through `model.blocks[l].attn.W_Q`. On
-grouped-query models `W_K W_V b_K b_V` have the query-head axis here, each kv head repeated, so that `W_K[layer, head]` is
-the one that this query head uses. A bias that the model has not is zeros.
+grouped-query models `W_K W_V b_K b_V` have the query-head axis here, each kv head repeated, so that `W_K[layer,
+head]` is the one that this query head uses. A bias that the model has not is zeros.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.base.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from pellucid.model.block import Block
     from pellucid.model.config import Config
     from pellucid.model.embed import Embed, Unembed
 
@@ -24,7 +26,7 @@ class Weights:
     config: "Config"
     embed: "Embed"
     unembed: "Unembed"
-    blocks: nn.ModuleList
+    blocks: "Sequence[Block]"
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
