@@ -79,14 +79,15 @@ def test_the_wheel_alone_runs_the_study_from_an_empty_folder(installed, tmp_path
         sys.executable, "-c", "import pellucid; print(pellucid.__file__)", cwd=tmp_path, PYTHONPATH=str(installed)
     )
     assert Path(where.strip()).is_relative_to(installed)
-    command = (installed / "bin" / "pellucid", "study", "induction", "--model", "toy-induction", "--out", "out")
-    said = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert said
+    command = (installed / "bin" / "pellucid", "study", "induction", "--model", "toy-induction", "--out", "out/tour")
+    said = run(*command, cwd=tmp_path, PYTHONPATH=str(installed), COLUMNS="100")
+    result = json.loads((tmp_path / "out" / "tour" / "result.json").read_text(encoding="utf-8"))
     assert (result["schema"], result["study"]) == (1, "induction")
     assert result["record"]["version"] == VERSION
     assert any(figure["value"] is not None for figure in result["figures"].values())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (shown,) = (block for block in readme("text") if "induction head" in block)
+    assert words(shown) == words(said), "the README must show what the tour prints"
 
 
 def test_the_command_tells_what_there_is(tmp_path):
@@ -101,13 +102,18 @@ def readme(language: str) -> list[str]:
     )
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+def words(printed: str) -> list[str]:
+    """What it says, but for the numbers, whose last digit may differ between machines."""
+    return re.findall(r"[^\W\d_]+", printed)
+
+
+def test_the_python_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = readme("python")
-    assert blocks
-    there = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), there)
+    code = "".join(readme("python"))
+    exec(compile(code, "README.md", "exec"), {})
+    promised = re.findall(r"^# → (.*)$", code, flags=re.MULTILINE)
+    assert promised
+    assert capsys.readouterr().out.splitlines() == promised
 
 
 def test_the_commands_of_the_readme_exist(tmp_path, repository):
