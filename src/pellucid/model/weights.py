@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.base.errors import UnknownNameError
+from pellucid.maths.factored import FactoredMatrix
 
 if TYPE_CHECKING:
     from pellucid.model.block import Block
@@ -70,6 +71,16 @@ class Weights:
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
         """Output weights."""
         return torch.stack([block.attn.W_O for block in self.blocks])
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`W_Q W_Kᵀ` of each head, `[layer head d_model d_model]`: which queries find which keys, scale apart."""
+        return FactoredMatrix(self.W_Q, self.W_K.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`W_V W_O` of each head, `[layer head d_model d_model]`: what it writes for what it reads."""
+        return FactoredMatrix(self.W_V, self.W_O)
 
     @property
     def b_Q(self) -> Float[Tensor, "layer head d_head"]:
