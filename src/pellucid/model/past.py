@@ -4,7 +4,6 @@
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,6 +62,7 @@ class Span:
     device: torch.device
     rotation: tuple[Tensor, Tensor] | None = None
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _visible: Bool[Tensor, "#batch 1 q_pos k_pos"] | None = None
 
     @property
     def n_past(self) -> int:
@@ -74,17 +74,16 @@ class Span:
         """Whether a causal mask from the first position on is all there is."""
         return self.keys_mask is None and self.n_past == 0
 
-    @cached_property
+    @property
     def visible(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"]:
-        """True where a query may attend to a key."""
-        n_keys = self.n_past + self.n_rows
-        keys = torch.arange(n_keys, device=self.device)
-        causal = keys <= keys[self.n_past :, None]
-        if self.keys_mask is None:
-            return causal[None, None]
-        return causal & self.keys_mask[:, None, None]
+        """True where a query may attend to a key; made once, for all layers."""
+        if self._visible is None:  # a cached_property takes a lock, which torch.compile does not
+            keys = torch.arange(self.n_past + self.n_rows, device=self.device)
+            causal = (keys <= keys[self.n_past :, None])[None, None]
+            self._visible = causal if self.keys_mask is None else causal & self.keys_mask[:, None, None]
+        return self._visible
 
-    @cached_property
+    @property
     def fused_mask(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"] | None:
         """The mask that the fused attention needs: none where the causal flag or one last row says it all."""
         unpadded_last_row = self.keys_mask is None and self.n_rows == 1
