@@ -6,7 +6,7 @@ behind.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
@@ -42,7 +42,7 @@ class HookedRoot(nn.Module):
 
     def __call__(self, *args: Any, run: LiveRun | None = None, **kwargs: Any) -> Any:
         """A forward pass, which standing hooks join; with gradients where a backward hook waits for them."""
-        if run is None and self.board:
+        if run is None and self.board and self._joining():  # what _joining asks of the thread cannot be compiled
             run = self.live_run()
         if run is None:
             return super().__call__(*args, **kwargs)
@@ -115,12 +115,14 @@ class HookedRoot(nn.Module):
         added = self._standing(fwd_hooks, "fwd") + self._standing(bwd_hooks, "bwd")
         for standing in added:
             standing.thread = threading.get_ident() if reset_hooks_end else None
-        self.board.extend(added)
         try:
+            self.board.extend(added)
             yield self
         finally:
             if reset_hooks_end:
-                self.board[:] = [standing for standing in self.board if standing not in added]
+                for standing in added:
+                    with suppress(ValueError):  # a reset inside the block took it
+                        self.board.remove(standing)  # one by one: another thread may be adding its own
                 if clear_contexts:
                     self.clear_contexts()
 
@@ -141,7 +143,7 @@ class HookedRoot(nn.Module):
                 called as `hook(x, hook=point)`. It may edit in place, return a tensor, or only read.
             bwd_hooks: The same on gradients: they act when a backward pass goes through what this run gives.
             reset_hooks_end: False leaves the hooks on the model until `reset_hooks()`.
-            clear_contexts: Also forget what hooks kept in `ctx`, before the run.
+            clear_contexts: Also forget what hooks kept in `ctx`, when the run ends.
             **kwargs: As for a call of the model.
 
         Returns:
@@ -164,10 +166,14 @@ class HookedRoot(nn.Module):
     def live_run(self, added: Sequence[StandingHook] = (), *, explicit: bool = True) -> LiveRun:
         """A run that the standing hooks have joined, and `added` after them."""
         run = LiveRun(explicit=explicit)
-        thread = threading.get_ident()
-        for standing in [*(s for s in self.board if s.joins(thread)), *added]:
+        for standing in [*self._joining(), *added]:
             run.add_hook(standing.point.name, standing.hook, standing.direction)
         return run
+
+    def _joining(self) -> list[StandingHook]:
+        """The standing hooks that a run of this thread takes with it."""
+        thread = threading.get_ident()
+        return [standing for standing in tuple(self.board) if standing.joins(thread)]
 
     def _standing(self, hooks: Hooks, direction: Direction) -> list[StandingHook]:
         found = []
