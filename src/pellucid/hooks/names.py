@@ -186,7 +186,8 @@ def _counted(known: Sequence[str], shorthand: tuple[object, ...]) -> list[object
 
 
 def _nearest_points(name: str, known: Sequence[str]) -> str:
-    return nearest(name, known) or nearest(short_name(name), dict.fromkeys(map(short_name, known)))
+    short = sorted({short_name(full) for full in known})
+    return nearest(name, known) or nearest(short_name(name), short) or f"; there is: {', '.join(short)}"
 
 
 def _described(function: Callable[..., object]) -> str:

@@ -77,7 +77,9 @@ class Site:
         if self.layer is None:
             return select(known, self.name)
         layers = [self.layer] if isinstance(self.layer, int) else self.layer
-        return select(known, [(self.name, layer) if "." not in self.name else self.name for layer in layers])
+        return select(
+            known, [(short_name(self.name), layer) if "." not in self.name else self.name for layer in layers]
+        )
 
     def at_point(self, full: str) -> "Site":
         """The same part of one point alone."""
