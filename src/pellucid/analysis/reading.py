@@ -55,3 +55,15 @@ def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) 
 def record_of(model: HookedTransformer, **changes: object) -> Record:
     """The model's record, with where it runs now."""
     return model.record.add(device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **changes)
+
+
+def about_bos(model: HookedTransformer) -> str:
+    """A sentence on what stands before random tokens, and why."""
+    policy = model.policy
+    if policy is None:
+        return "This model has no tokenizer, so no BOS is known: none was added."
+    if policy.bos_id is None:
+        return "This model has no BOS: none was added."
+    if not policy.prepend_bos:
+        return "This model's tokenizer puts no BOS before a text: none was added."
+    return f"BOS (id {policy.bos_id}) stands in front, as this model's tokenizer asks."

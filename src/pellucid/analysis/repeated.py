@@ -159,13 +159,15 @@ def predictions(model: HookedTransformer, repeated: RepeatedTokens) -> Predictio
     Returns:
         Three Measurements ``[prompt pos]``; the first position, which nothing comes before, is not among them.
     """
-    log_prob, right = [], []
+    log_prob, hits = [], []
     for rows in chunks(repeated.tokens, widest=model.config.vocab_out):
         tokens = repeated.tokens[rows].to(model.device)
         logits, target = model(tokens)[:, :-1], tokens[:, 1:, None]
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        log_prob.append((wide.gather(-1, target)[..., 0] - wide.logsumexp(-1)).cpu())
-        right.append((logits.argmax(-1) == target[..., 0]).cpu())
+        said = wide.gather(-1, target)[..., 0] - wide.logsumexp(-1)
+        right = (logits.argmax(-1) == target[..., 0]).to(said)
+        log_prob.append(said.cpu())
+        hits.append(torch.where(said.isnan(), said, right).cpu())  # what is no number is not wrong either
     positions = range(1, repeated.tokens.shape[1])
 
     def measured(values: Tensor, name: str, unit: str) -> Measurement:
@@ -174,11 +176,10 @@ def predictions(model: HookedTransformer, repeated: RepeatedTokens) -> Predictio
             values, ("prompt", "pos"), unit=unit, record=record, name=name, coords={"pos": list(positions)}
         )
 
-    said = torch.cat(log_prob)
     return Predictions(
-        measured(said, "log-probability", "nats"),
-        measured(-said, "loss", "nats"),
-        measured(torch.cat(right).float(), "accuracy", "fraction"),
+        measured(torch.cat(log_prob), "log-probability", "nats"),
+        measured(-torch.cat(log_prob), "loss", "nats"),
+        measured(torch.cat(hits), "accuracy", "fraction"),
     )
 
 
@@ -203,12 +204,12 @@ def _drawn(
     model: HookedTransformer, seq_len: int | None, batch: int, seed: int, rule: str | None, *, repeated: bool
 ) -> RepeatedTokens:
     policy = model.policy
-    bos = policy is not None and policy.prepend_bos
+    front = [policy.bos_id] if policy is not None and policy.prepend_bos and policy.bos_id is not None else []
     length = default_seq_len(model) if seq_len is None else seq_len
-    room = (model.config.n_ctx - bos) // 2
+    room = (model.config.n_ctx - len(front)) // 2
     if not 2 <= length <= room:
         raise ArgumentError(
-            f"seq_len must lie in 2..{room}, so that {'BOS and ' if bos else ''}two halves fit n_ctx="
+            f"seq_len must lie in 2..{room}, so that {'BOS and ' if front else ''}two halves fit n_ctx="
             f"{model.config.n_ctx}, got {length}"
         )
     if batch < 1:
@@ -217,9 +218,10 @@ def _drawn(
     draws = generator(seed)
     pairs = [_pair(len(ordinary), length, draws, replacement=rule == "article") for _ in range(batch)]
     first, other = (ordinary[torch.stack(side)] for side in zip(*pairs, strict=True))
-    front = torch.full((batch, int(bos)), policy.bos_id if policy is not None and bos else 0)
-    tokens = torch.cat([front, first, first if repeated else other], dim=1).to(model.device)
-    return RepeatedTokens(tokens, length, bos, rule, seed, repeated)
+    tokens = torch.cat(
+        [torch.tensor([front] * batch, dtype=torch.int64), first, first if repeated else other], dim=1
+    ).to(model.device)
+    return RepeatedTokens(tokens, length, bool(front), rule, seed, repeated)
 
 
 def _ordinary(model: HookedTransformer) -> Int[Tensor, " token"]:

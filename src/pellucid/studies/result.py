@@ -1,0 +1,119 @@
+"""What every study gives: named figures, the Measurements that they come from, and one folder that holds both.
+
+A figure that a model cannot have is null with its reason, never left out and never a NaN. Paths in `result.json` are
+relative to it, so that the folder can be moved.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pellucid.base.errors import ArgumentError, OutputError
+from pellucid.base.files import written_aside
+from pellucid.base.record import Record
+from pellucid.measurement import Measurement
+
+SCHEMA = 1
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number of a study, with its interval where it has one.
+
+    Raises:
+        ArgumentError: A number is not finite, or there is neither a value nor a reason.
+    """
+
+    unit: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    label: str | None = None
+    """What the number belongs to, such as a head."""
+    published: float | None = None
+    """What a publication gives for this model."""
+    reason: str | None = None
+    """Why there is no value, or no interval."""
+
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high", "published"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ArgumentError(f"{name} of a figure must be finite or None, got {number}")
+        if self.value is None and self.reason is None:
+            raise ArgumentError("a figure without a value must have a reason, got none")
+
+    @classmethod
+    def of(cls, mean: Measurement, *, label: str | None = None) -> "Figure":
+        """The figure of a Measurement of one cell, the mean over some prompts."""
+        bounds = [float(mean.dataset[side].item()) for side in ("low", "high")]
+        low, high = bounds if all(map(math.isfinite, bounds)) else (None, None)
+        if not math.isfinite(mean.item()):
+            return cls(unit=mean.unit, label=label, reason=f"the model's answers make it {mean.item()}")
+        reason = "one prompt has no interval" if mean.n == 1 else None
+        return cls(unit=mean.unit, value=mean.item(), low=low, high=high, label=label, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study found."""
+
+    study: str
+    model: str
+    record: Record
+    figures: dict[str, Figure]
+    measurements: dict[str, Measurement]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `result.json` holds it."""
+        paths = {name: f"measurements/{name}.nc" for name in self.measurements}
+        return {
+            "schema": SCHEMA,
+            "study": self.study,
+            "model": self.model,
+            "record": self.record.to_dict(),
+            "figures": {name: asdict(figure) for name, figure in self.figures.items()},
+            "measurements": paths,
+            "files": [RESULT, *paths.values()],
+        }
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes everything into a folder, whole or not at all.
+
+        Args:
+            folder: Made if it is not there; other files in it stay.
+            overwrite: Replace a result that lies there.
+
+        Returns:
+            The path of `result.json`.
+
+        Raises:
+            OutputError: The folder holds a result, or cannot be written.
+        """
+        folder = Path(folder)
+        check_vacant(folder, overwrite=overwrite)
+        result = self.to_dict()
+        with written_aside(folder) as aside:
+            for name, path in result["measurements"].items():
+                self.measurements[name].save(aside / path)
+            text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+            (aside / RESULT).write_text(text + "\n", encoding="utf-8")
+            # What is moved into a folder one by one is no result before the last file, which this is, has come.
+            (folder / RESULT).unlink(missing_ok=True)
+        return folder / RESULT
+
+
+def check_vacant(folder: str | Path, *, overwrite: bool) -> None:
+    """Whether a result may be written to a folder; asked before a long computation as well.
+
+    Raises:
+        OutputError: It holds a result that is not to be overwritten, or it is no folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
+    if (folder / RESULT).exists() and not overwrite:
+        raise OutputError(f"{folder} must not hold results already, it has {RESULT}; add --overwrite (overwrite=True)")

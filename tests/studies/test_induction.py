@@ -1,0 +1,194 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pellucid import HookedTransformer
+from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
+from pellucid.studies.induction import CUT, HEADS, induction, split
+from tests.reference.heads import attention_on
+
+NAMES = {f"{what}_{half}_half" for what in ("log_prob", "loss", "accuracy") for half in ("first", "second")}
+NAMES |= set(HEADS) | {f"{name}_control" for name in HEADS} | {CUT}
+
+
+@pytest.fixture(scope="module")
+def found(toy):
+    return induction(toy)
+
+
+def test_the_bundled_model_is_found_to_have_its_heads(found):
+    value = {name: figure.value for name, figure in found.figures.items()}
+    assert value["induction_head"] >= 0.8 and value["induction_head_control"] <= 0.1
+    assert value["previous_token_head"] >= 0.8 and value["previous_token_head_control"] <= 0.1
+    assert value[CUT] < 0.5 * value["induction_head"]
+    assert value["duplicate_token_head"] < 0.1
+    assert value["accuracy_second_half"] >= 0.95
+    assert value["log_prob_second_half"] > -0.1
+    assert found.figures["induction_head"].label[0] == "1"
+    assert found.figures["previous_token_head"].label[0] == "0"
+
+
+@pytest.mark.parametrize("seq_len", [8, 23, 63])
+def test_its_heads_work_at_other_periods_too(toy, seq_len):
+    value = {name: figure.value for name, figure in induction(toy, seq_len=seq_len, batch=16, seed=5).figures.items()}
+    assert value["induction_head"] >= 0.8 and value["induction_head_control"] <= 0.1
+    assert value["previous_token_head"] >= 0.8
+    assert value[CUT] < 0.5 * value["induction_head"]
+
+
+def test_every_figure_has_value_interval_and_unit(found):
+    assert set(found.figures) == NAMES
+    for name, figure in found.figures.items():
+        assert figure.low <= figure.value <= figure.high, name
+        assert figure.unit == {"log": "nats", "los": "nats", "acc": "fraction"}.get(name[:3], "attention mass")
+        assert (figure.published, figure.reason) == (None, None)
+
+
+def test_the_record_tells_how_to_do_it_again(found):
+    assert (found.study, found.model, found.record.task, found.record.seed) == (
+        "induction",
+        "toy-induction",
+        "induction",
+        0,
+    )
+    assert found.record.settings["seq_len"] == 50 and found.record.settings["batch"] == 30
+    assert len(found.record.weights_hash) == 64
+
+
+def test_the_same_seed_gives_the_same_figures(make_model):
+    first, again, other = (induction(make_model(), batch=6, seed=seed).figures for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_head_is_chosen_on_some_prompts_and_reported_on_the_others(make_model):
+    model = make_model()
+    figures = induction(model, seq_len=6, batch=9, seed=3).figures
+    queries, key = range(7, 13), lambda p: p - 5
+    score, control = (
+        attention_on(model, make(model, seq_len=6, batch=9, seed=3).tokens, queries, key)
+        for make in (repeated_tokens, unrepeated_tokens)
+    )
+    best = int((score - control)[:4].mean(0).argmax())
+    figure, beside = figures["induction_head"], figures["induction_head_control"]
+    assert figure.label == beside.label == f"{best // 3}.{best % 3}"
+    assert figure.value == pytest.approx(score[4:].mean(0).flatten()[best].item(), abs=1e-6)
+    assert beside.value == pytest.approx(control[4:].mean(0).flatten()[best].item(), abs=1e-6)
+
+
+def test_the_cut_zeroes_what_the_previous_token_head_writes(toy):
+    figures = induction(toy, seq_len=10, batch=6).figures
+    tokens = repeated_tokens(toy, seq_len=10, batch=6)
+    layer, head = map(int, figures["previous_token_head"].label.split("."))
+
+    def zero(z, hook):
+        z[:, :, head] = 0
+
+    with toy.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", zero)]):
+        scores = attention_on(toy, tokens.tokens, range(11, 21), lambda p: p - 9)
+    layer, head = map(int, figures["induction_head"].label.split("."))
+    assert figures[CUT].value == pytest.approx(scores[3:, layer, head].mean().item(), abs=1e-6)
+
+
+def test_the_halves_are_those_of_the_definitions(make_model):
+    model = make_model()
+    figures = induction(model, seq_len=6, batch=9).figures
+    tokens = repeated_tokens(model, seq_len=6, batch=9).tokens
+    logits = model(tokens)[:, :-1]
+    right = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    hits = (logits.argmax(-1) == tokens[:, 1:]).float()
+    assert figures["log_prob_first_half"].value == pytest.approx(right[:, :6].mean().item(), abs=1e-5)
+    assert figures["log_prob_second_half"].value == pytest.approx(right[:, 7:].mean().item(), abs=1e-5)
+    assert figures["accuracy_first_half"].value == pytest.approx(hits[:, :6].mean().item())
+    assert figures["accuracy_second_half"].value == pytest.approx(hits[:, 7:].mean().item())
+
+
+def test_a_loss_is_the_log_probability_with_the_other_sign(found):
+    for half in ("first", "second"):
+        loss, log_prob = (found.figures[f"{name}_{half}_half"] for name in ("loss", "log_prob"))
+        assert (loss.value, loss.low, loss.high) == pytest.approx((-log_prob.value, -log_prob.high, -log_prob.low))
+
+
+def test_the_article_keeps_the_first_token_of_the_second_half(toy):
+    ours, theirs = (
+        induction(toy, batch=8, rule=rule).figures["log_prob_second_half"].value for rule in (None, "article")
+    )
+    assert theirs < ours - 0.05
+
+
+def test_one_prompt_gives_figures_without_intervals(make_model):
+    figures = induction(make_model(), batch=1).figures
+    for name, figure in figures.items():
+        assert figure.value is not None or name == CUT
+        assert (figure.low, figure.high) == (None, None)
+        assert figure.reason is not None
+
+
+def test_a_model_without_heads_has_null_figures_with_their_reason(make_model):
+    figures = induction(make_model(n_layers=0), batch=4).figures
+    assert set(figures) == NAMES
+    for name in [*HEADS, *(f"{name}_control" for name in HEADS), CUT]:
+        assert figures[name].value is None
+        assert figures[name].reason == "the model has no attention heads"
+    assert figures["loss_first_half"].value > 0
+
+
+def test_a_previous_token_head_that_is_not_below_is_said(make_model):
+    figure = induction(make_model(n_layers=1), batch=4).figures[CUT]
+    assert figure.value is None
+    assert "does not lie below the induction head 0." in figure.reason
+
+
+def test_a_broken_model_has_null_figures_with_their_reason(make_model, tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.W_E.fill_(math.nan)
+    result = induction(model, batch=4)
+    figures = json.loads(result.save(tmp_path).read_text(encoding="utf-8"))["figures"]
+    assert all(figure["value"] is None and figure["reason"] for figure in figures.values())
+    assert figures["induction_head"]["reason"] == "the model's patterns are not numbers"
+
+
+def test_the_measurements_keep_every_prompt(found):
+    assert {name: m.dims for name, m in found.measurements.items()} == {
+        "log_prob": ("prompt", "pos"),
+        "loss": ("prompt", "pos"),
+        "accuracy": ("prompt", "pos"),
+        "head_roles": ("prompt", "role", "layer", "head"),
+        "head_roles_control": ("prompt", "role", "layer", "head"),
+    }
+    assert {m.shape[0] for m in found.measurements.values()} == {30}
+    assert not any(np.isnan(m.values).any() for m in found.measurements.values())
+
+
+def test_what_comes_next_is_told(make_model):
+    told = []
+    induction(make_model(), batch=2, progress=told.append)
+    assert told[0] == "predictions" and len(told) == 3
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, (1, 1)), (2, (1, 1)), (3, (1, 2)), (30, (15, 15))])
+def test_no_prompt_both_chooses_and_reports_unless_it_is_the_only_one(n, sizes):
+    choosing, reporting = split(n)
+    assert (len(choosing), len(reporting)) == sizes
+    assert sorted({*choosing, *reporting}) == list(range(n))
+    assert n == 1 or not {*choosing} & {*reporting}
+
+
+def test_a_character_model_of_short_context_and_no_bos_has_right_defaults(shared):
+    model = HookedTransformer.from_pretrained(shared / "data" / "shakespeare-char-gpt", device="cpu")
+    result = induction(model)
+    assert result.record.settings == result.record.settings | {"seq_len": 31, "bos": False, "batch": 30}
+    assert result.measurements["loss"].shape == (30, 61)
+    assert all(figure.value is not None for name, figure in result.figures.items() if name != CUT)
+
+
+def test_a_llama_of_grouped_queries_is_read(shared):
+    model = HookedTransformer.from_pretrained(shared / "data" / "stories260k", device="cpu")
+    result = induction(model, batch=8)
+    assert result.record.settings == result.record.settings | {"seq_len": 50, "bos": True}
+    assert result.measurements["head_roles"].shape == (8, 5, 5, 8)
+    assert all(figure.value is not None for name, figure in result.figures.items() if name != CUT)
