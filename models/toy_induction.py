@@ -117,13 +117,14 @@ def readme(losses: list[float], tests: dict[int, dict[str, Figure]]) -> str:
         accuracy, *scores = (f"{figures[name].value:.3f}" for name in TOLD)
         heads = f"{figures['induction_head'].label}, {figures['previous_token_head'].label}"
         rows.append(f"| {period} | {accuracy} | {heads} | {' | '.join(scores)} |")
-    uniform = math.log(CONFIG.d_vocab)
+    uniform, reached = math.log(CONFIG.d_vocab), fmean(losses[-50:])
+    periods = f"{SEQUENCES.shortest}–{SEQUENCES.longest}"
     return f"""# {NAME}
 
 A transformer of two attention-only layers (d_model 64, 4 heads, 64 tokens with BOS 0, context 128) that continues
-random tokens which repeat. It was trained by `models/toy_induction.py` from seed {SEED}
-({SCHEDULE.steps} steps of {SCHEDULE.batch} sequences, period uniform in {SEQUENCES.shortest}–{SEQUENCES.longest}, loss only after the first period) to a loss of
-{fmean(losses[-50:]):.4f} nats (uniform {uniform:.2f}). In the first period, which no loss counted, its predictions mean nothing.
+random tokens which repeat. It was trained by `models/toy_induction.py` from seed {SEED}: {SCHEDULE.steps} steps of
+{SCHEDULE.batch} sequences, period uniform in {periods}, loss only after the first period, to {reached:.4f} nats
+(uniform {uniform:.2f}). In the first period, which no loss counted, its predictions mean nothing.
 
 What `pellucid study induction` says at several periods: accuracy in the second half; the induction head and the
 previous-token head, chosen on 32 prompts, and on 32 others the induction head's score, the same stripe on unrepeated
@@ -133,7 +134,8 @@ tokens, its score when the previous-token head writes nothing, and that head's o
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-`card.json` has the loss curve, the settings, the intervals, and every head's scores. Licence: MIT, as the rest of Pellucid.
+`card.json` has the loss curve, the settings, the intervals, and every head's scores.
+Licence: MIT, as the rest of Pellucid.
 """
 
 

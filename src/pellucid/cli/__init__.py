@@ -1,0 +1,1 @@
+"""The commands, thin: each calls what Python offers and prints it."""

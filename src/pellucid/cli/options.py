@@ -1,0 +1,42 @@
+"""The options that several commands have, and what a command does with them before it begins."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pellucid.hooked_transformer import HookedTransformer
+
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="MODEL", help="A folder, a bundled model (see `pellucid models`), or a hub name."),
+]
+SeqLen = Annotated[
+    int | None,
+    typer.Option(
+        "--seq-len", min=2, metavar="S", help="Tokens of a half.  [default: 50, or what fits the model's context]"
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Prompts.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the random tokens.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def say(what: str) -> None:
+    """Progress, on stderr."""
+    typer.echo(f"{what} …", err=True)
+
+
+def loaded(name: str) -> "HookedTransformer":
+    """The model of a name, with a word about it on stderr."""
+    say(f"loading {name}")
+    from pellucid.hooked_transformer import HookedTransformer
+
+    return HookedTransformer.from_pretrained(name)
+
+
+def print_json(values: Any) -> None:
+    """Values on stdout, as JSON without NaN."""
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))

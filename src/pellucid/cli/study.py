@@ -1,0 +1,90 @@
+"""`pellucid study NAME`: runs a study, prints what it found, and writes it to a folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli.options import AsJson, Batch, Debug, Model, Seed, SeqLen, loaded, print_json, say
+from pellucid.cli.tables import interval, number, print_table, print_tokens
+
+if TYPE_CHECKING:
+    from pellucid.studies.result import Figure
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run a study and write its results to a folder.")
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write result.json and the numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
+
+
+@app.callback()
+def study() -> None:
+    """Run a study, print what it found, and write it to a folder."""
+
+
+@app.command("induction", short_help="Prediction of random tokens that repeat.")
+def induction(
+    model: Model,
+    out: Out = None,
+    seq_len: SeqLen = None,
+    batch: Batch = 30,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """How well a model predicts random tokens that repeat, and which heads do it.
+
+    \b
+    Example:
+        pellucid study induction --model toy-induction --out out/tour
+    """  # noqa: D301  (typer leaves the lines after \b as they are)
+    from pellucid.analysis.reading import about_bos
+    from pellucid.studies.induction import induction as find
+    from pellucid.studies.result import check_vacant
+
+    if out is not None:
+        check_vacant(out, overwrite=overwrite)
+    read = loaded(model)
+    found = find(read, seq_len=seq_len, batch=batch, seed=seed, progress=say)
+    path = None if out is None else found.save(out, overwrite=overwrite)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print_tokens(found.model, found.record.settings, found.record.seed, about_bos(read))
+    print_induction(found.figures, batch=batch)
+    if path is not None:
+        typer.echo(f"Written to {path}")
+
+
+def print_induction(figures: dict[str, "Figure"], *, batch: int) -> None:
+    """Tables of what the study of repeated tokens found."""
+    from pellucid.studies.induction import CUT, split
+
+    halves = []
+    for name, words in (("log_prob", "log-probability"), ("loss", "loss"), ("accuracy", "accuracy")):
+        sides = [figures[f"{name}_{half}_half"] for half in ("first", "second")]
+        halves.append([words, *(cell for side in sides for cell in _mean(side))])
+    print_table(["half", "first", "95 % interval", "second", "95 % interval"], halves)
+    rows = []
+    for name in ("induction_head", CUT, "previous_token_head", "duplicate_token_head"):
+        figure, control = figures[name], figures.get(f"{name}_control")
+        words = (
+            "  without the previous-token head" if name == CUT else name.replace("_token_", "-token ").replace("_", " ")
+        )
+        rows.append([words, figure.label or "", *_mean(figure), number(control.value) if control else ""])
+    print_table(["attention mass", "head", "score", "95 % interval", "control"], rows)
+    typer.echo()
+    choosing, reporting = map(len, split(batch))
+    if batch > 1:
+        typer.echo(f"Each head was chosen on {choosing} of the prompts; its figures come from the other {reporting}.")
+    else:
+        typer.echo("Each head was chosen on the prompt that its figures come from, so they flatter it.")
+    typer.echo("Control: the same stripe on tokens that do not repeat; for the previous-token")
+    typer.echo("head, uniform attention.")
+    for reason in dict.fromkeys(figure.reason for figure in figures.values() if figure.reason is not None):
+        typer.echo(f"Missing: {reason}.")
+
+
+def _mean(figure: "Figure") -> tuple[str, str]:
+    return number(figure.value, figure.unit), interval(figure.low, figure.high, figure.unit)
