@@ -94,10 +94,10 @@ class LiveRun:
 
 
 def _edited_by(hook: Hook, x: Tensor, point: Place) -> Tensor:
-    """The hook gets a clone of its own, so that editing in place reaches neither caches nor other tensors."""
+    """The hook gets a clone, and what it gives is cloned: editing in place, now or later, reaches no other tensor."""
     private = x.clone(memory_format=torch.contiguous_format)
     given = hook(private, hook=point)
-    return _fits(private if given is None else given, x, point, hook)
+    return _fits(private if given is None else given, x, point, hook).clone()
 
 
 def _followed_back_by(hook: Hook, x: Tensor, point: Place) -> Tensor:
