@@ -15,6 +15,8 @@ from pellucid.hooks.names import layer_of
 from pellucid.hooks.run import Direction, Hook, LiveRun
 
 _inside_foreign = threading.local()
+_foreign_runs: list[LiveRun] = []
+"""Of all threads: while it is empty, nobody has to look for a run of its own thread (torch.compile could not)."""
 
 
 @dataclass(eq=False)
@@ -122,7 +124,16 @@ def is_reset(standing: StandingHook, direction: str, including_permanent: bool, 
 
 
 class Part(nn.Module):
-    """A piece of a model that knows about runs: its `forward` takes `run=`."""
+    """A piece of a model that knows about runs: its `forward` takes `run=`.
+
+    Inside a foreign module, which does not hand the run on, it joins the run that the foreign module is part of.
+    """
+
+    def __call__(self, *args: Any, run: LiveRun | None = None, **kwargs: Any) -> Any:
+        """Runs it."""
+        if run is None and _foreign_runs:
+            run = getattr(_inside_foreign, "run", None)
+        return super().__call__(*args, run=run, **kwargs)
 
 
 def at(point: nn.Module, x: Tensor, run: LiveRun | None) -> Tensor:
@@ -135,18 +146,20 @@ def at(point: nn.Module, x: Tensor, run: LiveRun | None) -> Tensor:
 def call(module: nn.Module, x: Tensor, *context: Any, run: LiveRun | None) -> Tensor:
     """A piece of the model, or a foreign module in its place, which knows only `forward(x)`.
 
-    Hook points inside a foreign module still take part in the run.
+    Hook points and pieces of ours inside a foreign module still take part in the run.
     """
     if isinstance(module, Part):
         return module(x, *context, run=run)
     if run is None:
         return module(x)
     outer = getattr(_inside_foreign, "run", None)
-    _inside_foreign.run = run
     try:
+        _foreign_runs.append(run)
+        _inside_foreign.run = run
         return module(x)
     finally:
         _inside_foreign.run = outer
+        _foreign_runs.remove(run)
 
 
 def watched(run: LiveRun | None, *points: nn.Module) -> bool:

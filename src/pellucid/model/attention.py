@@ -135,9 +135,10 @@ class Attention(Part):
         self, z: Float[Tensor, "batch pos head d_head"], run: LiveRun | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads write into the stream; each head's part passes `hook_result` where somebody asks for it."""
-        if (run is not None and run.listens(self.hook_result)) or not isinstance(self.hook_result, HookPoint):
+        ours = isinstance(self.hook_result, HookPoint)
+        if not ours or (run is not None and run.listens(self.hook_result)):
             result = at(self.hook_result, torch.einsum("bphe,hem->bphm", z, self.W_O), run)
-            if run is None or run.edits(self.hook_result):
+            if not ours or run is None or run.edits(self.hook_result):
                 out = result.sum(2)
                 return out if self.b_O is None else out + self.b_O
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
@@ -162,9 +163,12 @@ class Attention(Part):
         rows = (q * self.config.factor).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
         scores = (rows @ k.permute(0, 2, 3, 1)).view(batch, heads, n_q, -1)
         scores = at(self.hook_attn_scores, scores.masked_fill(~span.visible, -torch.inf), run)
-        pattern = widened(scores).softmax(-1)
-        if span.keys_mask is not None:
-            pattern = torch.where(span.visible.any(-1, keepdim=True), pattern, 0)
+        wide = widened(scores)
+        if span.keys_mask is None and (run is None or not run.edits(self.hook_attn_scores)):
+            pattern = wide.softmax(-1)
+        else:  # a row without a visible key attends to nothing
+            blind = (scores == -torch.inf).all(-1, keepdim=True)
+            pattern = wide.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
         pattern = at(self.hook_pattern, pattern.to(q.dtype), run)
         z = pattern.reshape(batch, kv_heads, -1, k.shape[1]) @ v.transpose(1, 2)
         return z.view(batch, heads, n_q, d_head).transpose(1, 2)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from pellucid.base.errors import ArgumentError
 from pellucid.hooks.point import HookPoint, Part, at, call
 from pellucid.hooks.run import LiveRun
 from pellucid.model.attention import Attention
@@ -19,6 +20,7 @@ class Block(Part):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.residual = config.residual
+        self.heads = {"q": config.attention.n_heads, "k": config.attention.kv_heads, "v": config.attention.kv_heads}
         self.ln1 = make_norm(config.d_model, config.norm)
         rotary = isinstance(config.positions, Rotary)
         self.attn = Attention(config.d_model, config.attention, layer=layer, rotary=rotary)
@@ -57,23 +59,26 @@ class Block(Part):
             inputs, own = self._inputs(x, run)
         if not own:
             return call(self.attn, call(self.ln1, x, run=run), span, run=run)
+        if not isinstance(self.attn, Part):
+            raise ArgumentError(
+                "what each head reads can be changed only where attention is the model's own, "
+                f"got {type(self.attn).__name__} in its place; change resid_pre instead"
+            )
         q, k, v = (call(self.ln1, read, run=run) for read in inputs)
         return call(self.attn, q, span, k, v, run=run)
 
     def _inputs(self, x: Tensor, run: LiveRun) -> tuple[list[Tensor], bool]:
         """What queries, keys and values read, `[batch pos head d_model]` each, and whether anybody changes it."""
-        config = self.attn.config
         points = [self.hook_q_input, self.hook_k_input, self.hook_v_input]
         together = getattr(self, "hook_attn_in", None)
         listened = [p for p in [together, *points] if p is not None and run.listens(p)]
         if not listened:
             return [x, x, x], False
-        heads = [config.n_heads, config.kv_heads, config.kv_heads]
         if together is not None:
-            shared = at(together, _for_each_head(x, config.n_heads), run)
+            shared = at(together, _for_each_head(x, self.heads["q"]), run)
             inputs = [at(point, shared, run) for point in points]
         else:
-            inputs = [at(p, _for_each_head(x, n), run) for p, n in zip(points, heads, strict=True)]
+            inputs = [at(p, _for_each_head(x, n), run) for p, n in zip(points, self.heads.values(), strict=True)]
         return inputs, any(run.edits(point) for point in listened)
 
 
