@@ -61,8 +61,8 @@ class RotaryTable:
     def __init__(self, d_head: int, config: Rotary) -> None:
         self.config = config
         self.dim = config.dim or d_head
-        self._cos: Tensor | None = None
-        self._sin: Tensor | None = None
+        self._table: tuple[Tensor, Tensor, bool] | None = None
+        """Cosines, sines, and whether gradients may pass them: what inference mode made they refuse."""
 
     def between(self, first: int, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin), each `[1 pos 1 dim]`, of neighbouring positions, in max(dtype of `like`, float32)."""
@@ -76,15 +76,18 @@ class RotaryTable:
 
     def _upto(self, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        cos, sin = self._cos, self._sin
-        if cos is None or sin is None or len(cos) < last or cos.dtype != dtype or cos.device != like.device:
-            length = 1 << (last - 1).bit_length()
-            steps = torch.arange(0, self.dim, 2, dtype=torch.float32, device=like.device) / self.dim
-            frequencies = (1.0 / self.config.base**steps).to(dtype)
-            angles = torch.arange(length, dtype=dtype, device=like.device)[:, None] * frequencies
-            angles = torch.cat([angles, angles], dim=-1)
-            cos, sin = angles.cos(), angles.sin()
-            self._cos, self._sin = cos, sin
+        if self._table is not None:
+            cos, sin, with_grad = self._table
+            fits = len(cos) >= last and cos.dtype == dtype and cos.device == like.device
+            if fits and (with_grad or not torch.is_grad_enabled()):
+                return cos, sin
+        length = 1 << (last - 1).bit_length()
+        steps = torch.arange(0, self.dim, 2, dtype=torch.float32, device=like.device) / self.dim
+        frequencies = (1.0 / self.config.base**steps).to(dtype)
+        angles = torch.arange(length, dtype=dtype, device=like.device)[:, None] * frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        self._table = cos, sin, torch.is_grad_enabled()
         return cos, sin
 
 
