@@ -116,7 +116,7 @@ def repeated_tokens(
         >>> from pellucid import HookedTransformer
         >>> model = HookedTransformer.from_pretrained("toy-induction")
         >>> repeated_tokens(model, seq_len=3, batch=1).tokens.tolist()
-        [[0, 51, 37, 56, 51, 37, 56]]
+        [[0, 54, 63, 34, 54, 63, 34]]
     """
     return _drawn(model, seq_len, batch, seed, rule, repeated=True)
 

@@ -23,10 +23,11 @@ app.add_typer(study.app, name="study")
 app.command("heads", short_help="What each head attends to: a table.")(heads.heads)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"pellucid {VERSION}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
