@@ -17,6 +17,7 @@ from pellucid.hooks.names import Filter, select
 from pellucid.hooks.point import HookPoint, at, call
 from pellucid.hooks.root import HookedRoot
 from pellucid.hooks.run import LiveRun, Run
+from pellucid.model.attention import Attention
 from pellucid.model.block import Block
 from pellucid.model.config import Config
 from pellucid.model.embed import Embed, TiedUnembed, Unembed
@@ -105,6 +106,11 @@ class Decoder(HookedRoot, Weights):
         first, last = self._layers(start_at_layer, stop_at_layer)
         started = start_at_layer is not None
         self._check_input(tokens, started)
+        if past_kv_cache is not None and len(past_kv_cache.entries) != self.config.n_layers:
+            raise ArgumentError(
+                f"the past must be of a model of n_layers={self.config.n_layers}, got {len(past_kv_cache.entries)}; "
+                "make it by KeyValueCache.init_cache(model.cfg)"
+            )
         span = make_span(
             *tokens.shape[:2],
             n_ctx=self.config.n_ctx,
@@ -122,12 +128,13 @@ class Decoder(HookedRoot, Weights):
             x = call(block, x, span, run=run)
         if stop_at_layer is not None:
             return x
-        if not started:
-            span.keep()
         if logits_at is not None:
             x = _rows(x, logits_at)
         x = call(self.ln_final, x, run=run)
-        return call(self.unembed, x, run=run) if unembed else x
+        x = call(self.unembed, x, run=run) if unembed else x
+        if not started:
+            span.keep()
+        return x
 
     def run(
         self,
@@ -164,7 +171,8 @@ class Decoder(HookedRoot, Weights):
             for name, placed in edit.resolve(self).items():
                 live.add_edit(name, placed.apply)
         cache: dict[str, Tensor] = {}
-        for name in select(self.hook_names, reads) if reads != () else []:
+        nothing = not isinstance(reads, str) and isinstance(reads, Sequence) and not reads
+        for name in [] if nothing else select(self.hook_names, reads):
             live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
         out = self(tokens, past_kv_cache=past, run=live, **more)
         return Run(out, cache, live.mask)
@@ -183,15 +191,18 @@ class Decoder(HookedRoot, Weights):
             return x
         if span.positions is not None:
             return x + at(self.hook_pos_embed, self.pos_embed(span.positions).expand_as(x), run)
-        placed = self.pos_embed.between(span.first, span.first + span.n_rows)
-        return x + at(self.hook_pos_embed, placed.expand_as(x), run)
+        placed = self.pos_embed.between(span.first, span.first + span.n_rows).expand_as(x)
+        if run is not None:
+            placed = placed.clone()  # what a run shows must not be the weight itself
+        return x + at(self.hook_pos_embed, placed, run)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`)."""
         ours = from_2_18(state_dict, dict(self.named_parameters()), self.unembed)
         result = super().load_state_dict(ours, strict, assign)
         for block in self.blocks:
-            block.attn.lay_out()
+            if isinstance(block.attn, Attention):
+                block.attn.lay_out()
         return result
 
     def setup(self) -> None:
@@ -248,9 +259,16 @@ def _rows(x: Tensor, positions: Positions) -> Tensor:
                 f"logits_at must be a position, a list of them, or a tensor [batch k] with batch {len(x)}, "
                 f"got {list(positions.shape)}"
             )
-        return x.gather(1, (positions % x.shape[1])[..., None].expand(-1, -1, x.shape[2]))
+        if positions.device.type == "cpu":  # elsewhere, looking would wait for the device
+            _check_positions(positions.flatten().tolist(), x.shape[1])
+        counted = torch.where(positions < 0, positions + x.shape[1], positions).to(x.device)
+        return x.gather(1, counted[..., None].expand(-1, -1, x.shape[2]))
     chosen = [positions] if isinstance(positions, int) else list(positions)
-    for p in chosen:
-        if not -x.shape[1] <= p < x.shape[1]:
-            raise ArgumentError(f"logits_at must lie in 0..{x.shape[1] - 1}, got {p}; choose a position of the prompt")
+    _check_positions(chosen, x.shape[1])
     return x[:, chosen]
+
+
+def _check_positions(positions: Sequence[int], n: int) -> None:
+    for p in positions:
+        if not -n <= p < n:
+            raise ArgumentError(f"logits_at must lie in 0..{n - 1}, got {p}; choose a position of the prompt")

@@ -25,6 +25,8 @@ class KeyValueCache:
         self.mask: Bool[Tensor, "batch k_pos"] | None = None
         """True where a position holds a real token; None: everywhere."""
         self.frozen = False
+        self.length = 0
+        """Positions held."""
 
     @classmethod
     def init_cache(cls, cfg: Any, device: Any = None, batch_size: int = 1) -> "KeyValueCache":
@@ -33,7 +35,7 @@ class KeyValueCache:
 
     def __len__(self) -> int:
         """Number of positions held."""
-        return 0 if self.entries[0] is None else self.entries[0][0].shape[1]
+        return self.length
 
     def freeze(self) -> None:
         """Later runs attend to it and leave it as it is."""
@@ -108,6 +110,12 @@ class Span:
         """Hands the rows of a whole pass to the past; called when the pass has ended well."""
         if self.past is None or self.past.frozen:
             return
+        if len(self.kept) != len(self.past.entries):
+            raise ArgumentError(
+                f"a past needs keys and values of all {len(self.past.entries)} layers, got those of {len(self.kept)}; "
+                "where another module stands in attention's place, do without (use_past_kv_cache=False)"
+            )
+        self.past.length = self.n_past + self.n_rows
         self.past.entries = list(self.kept)
         self.past.mask = self.keys_mask
 
@@ -137,6 +145,8 @@ def make_span(
         ArgumentError: The rows do not fit the context, or the mask does not fit the rows.
     """
     n_past = 0 if past is None else len(past)
+    if past is not None:
+        _check_batch(past, batch)
     if mask is not None and tuple(mask.shape) != (batch, n_rows):
         raise ArgumentError(
             f"the attention mask must be [batch pos] of the tokens given, {[batch, n_rows]}, got {list(mask.shape)}; "
@@ -153,9 +163,29 @@ def make_span(
         keys_mask = torch.cat([held, new], dim=1)
     if positions is None and keys_mask is not None:
         positions = (keys_mask.long().cumsum(-1) - 1).clamp(min=0)[:, n_past:]
+    elif positions is not None:
+        _check_positions(positions, batch, n_rows)
     last = n_past + n_rows if positions is None else 1 + int(positions.max()) if positions.numel() else 0
     if last > n_ctx:
         raise ArgumentError(
             f"a prompt must have at most n_ctx={n_ctx} tokens, got {last}; shorten it (to_tokens truncates by default)"
         )
     return Span(n_rows, positions, n_past, keys_mask, past, device)
+
+
+def _check_positions(positions: Tensor, batch: int, n_rows: int) -> None:
+    if positions.shape not in ((1, n_rows), (batch, n_rows)):
+        raise ArgumentError(
+            f"positions must be [batch pos] of the tokens given, {[batch, n_rows]}, or one row for all, "
+            f"got {list(positions.shape)}"
+        )
+    if positions.numel() and int(positions.min()) < 0:
+        raise ArgumentError(f"positions must be 0 or more, got {int(positions.min())}; the first token stands at 0")
+
+
+def _check_batch(past: KeyValueCache, batch: int) -> None:
+    held = next((len(entry[0]) for entry in past.entries if entry is not None), 1)
+    if held not in (1, batch):
+        raise ArgumentError(
+            f"the past must hold 1 prompt or as many as are given, {batch}, got {held}; give a past of its own"
+        )
