@@ -4,7 +4,7 @@ Strict both ways. Each field of a configuration is read, ignored by name with a 
 configuration that a family cannot express is refused with what it lacks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,9 +147,8 @@ class Family:
             ConfigError: The family cannot express it; the message says what.
         """
         values = {"model_type": self.name, "architectures": [self.architecture], **self.write(config)}
-        back = _flat(_plain(self.config(values, "the configuration")).to_dict())
-        given = _flat(_plain(config).to_dict())
-        lost = [f"{name} = {given.get(name)!r}" for name in {**given, **back} if given.get(name) != back.get(name)]
+        back = self.config(values, "the configuration")
+        lost = list(_differences(_plain(config).to_dict(), _plain(back).to_dict()))
         if lost:
             raise ConfigError(f"{self.name} models cannot have {', '.join(lost)}; save it in Pellucid's own format")
         return values
@@ -165,8 +164,9 @@ def _plain(config: Config) -> Config:
     )
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return flat
+def _differences(given: Mapping[str, Any], other: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in given.items():
+        if isinstance(value, dict) and isinstance(other.get(name), dict):
+            yield from _differences(value, other[name], f"{before}{name}.")
+        elif value != other.get(name):
+            yield f"{before}{name} = {value!r}"

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ _LONGEST_HEADER = 100 * 2**20
 _LFS_POINTER = b"version https://git-lfs"
 
 
+@runtime_checkable
 class Stored(Protocol):
     """A tensor that lies somewhere and can be read in pieces."""
 

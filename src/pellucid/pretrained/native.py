@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.base.errors import CheckpointError, ConfigError
+from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError
 from pellucid.base.record import Record
 from pellucid.model.config import Config
 from pellucid.pretrained.files import bytes_of
@@ -80,10 +80,10 @@ def read_native(values: Mapping[str, Any], where: str) -> tuple[Config, Record]:
     try:
         record = Record.from_dict(values["record"]) if "record" in values else Record()
         return Config.from_dict(values["config"]), record
-    except ConfigError as error:
+    except (ConfigError, ArgumentError) as error:
         raise CheckpointError(f"{where}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: config or record lacks a field or has an unknown one: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: config and record must be tables with their fields: {error!r}") from error
 
 
 def native_values(config: Config, record: Record) -> dict[str, Any]:

@@ -32,14 +32,14 @@ def _read(fields: Fields) -> Config:
 
 
 def _write(config: Config) -> dict[str, Any]:
+    d_mlp = None if config.mlp is None else config.mlp.d_mlp
     values = {
         "n_layer": config.n_layers,
         "n_embd": config.d_model,
         "vocab_size": config.d_vocab,
         "n_positions": config.n_ctx,
-        "n_ctx": config.n_ctx,
         "n_head": config.attention.n_heads,
-        "n_inner": config.mlp and config.mlp.d_mlp,
+        "n_inner": None if d_mlp == 4 * config.d_model else d_mlp,
         "activation_function": config.mlp and config.mlp.act,
         "layer_norm_epsilon": config.norm and config.norm.eps,
         "scale_attn_weights": config.attention.factor != 1.0,

@@ -40,8 +40,8 @@ def fold_ln(model: Decoder) -> bool:
     with torch.no_grad():
         for block in cast(Iterable[Block], model.blocks):
             _fold_block(block)
-        unembed = model.unembed
-        _fold(model.ln_final, (unembed.W_U.T, unembed.b_U))
+        _fold(model.ln_final, model.unembed.W_U.T, model.unembed.b_U)
+        _take_away(model.ln_final)
     model.config = model.config.change(norm=replace(norm, affine=False))
     return True
 
@@ -49,16 +49,18 @@ def fold_ln(model: Decoder) -> bool:
 def _fold_block(block: Block) -> None:
     attn, mlp = block.attn, block.mlp
     attn.lay_out()
-    matrices = [as_matrix(W) for W in (attn.W_Q, attn.W_K, attn.W_V)]
-    biases = [None if b is None else b.view(-1) for b in (attn.b_Q, attn.b_K, attn.b_V)]
-    _fold(block.ln1, *zip(matrices, biases, strict=True))
+    for W, b in ((attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V)):
+        _fold(block.ln1, as_matrix(W), None if b is None else b.view(-1))
+    _take_away(block.ln1)
     if mlp is not None:
-        gate = [] if mlp.W_gate is None else [(mlp.W_gate.T, mlp.b_gate)]
-        _fold(block.ln2, (mlp.W_in.T, mlp.b_in), *gate)
+        _fold(block.ln2, mlp.W_in.T, mlp.b_in)
+        if mlp.W_gate is not None:
+            _fold(block.ln2, mlp.W_gate.T, mlp.b_gate)
+        _take_away(block.ln2)
 
 
-def _fold(norm: Any, *readers: tuple[Float[Tensor, "d_out d_model"], Float[Tensor, " d_out"] | None]) -> None:
-    """Folds one norm into the matrices, each with its bias, that read it."""
+def _fold(norm: Any, W: Float[Tensor, "d_out d_model"], b: Float[Tensor, " d_out"] | None) -> None:
+    """Folds a norm into a matrix that reads it, and into its bias."""
     w, centred = widened(norm.w), isinstance(norm, LayerNormPart)
 
     def change(rows: Tensor) -> None:
@@ -66,12 +68,14 @@ def _fold(norm: Any, *readers: tuple[Float[Tensor, "d_out d_model"], Float[Tenso
         if centred:
             rows.sub_(rows.mean(1, keepdim=True))
 
-    for W, b in readers:
-        if centred and b is not None:
-            b.copy_(widened(b) + times(W, norm.b))
-        change_rows(W, change)
+    if centred and b is not None:
+        b.copy_(widened(b) + times(W, norm.b))
+    change_rows(W, change)
+
+
+def _take_away(norm: Any) -> None:
     norm.w = None
-    if centred:
+    if isinstance(norm, LayerNormPart):
         norm.b = None
 
 
