@@ -7,8 +7,9 @@ Text or tokens in, logits, loss and activations out. The names and the order of 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -27,10 +28,20 @@ from pellucid.model.flat import FlatConfig
 from pellucid.model.generate import Sampling, continued
 from pellucid.model.past import KeyValueCache
 from pellucid.model.size import check_fits
-from pellucid.prompts import Prompts, Side
+from pellucid.prompts import Prompts, Side, with_policy
 from pellucid.text.tokenizer import Tokenizer
 
 ReturnType = Literal["logits", "loss", "both"] | None
+Input: TypeAlias = (
+    str
+    | Sequence[str]
+    | Sequence[int]
+    | Sequence[Sequence[int]]
+    | np.ndarray
+    | Int[Tensor, " pos"]
+    | Int[Tensor, "batch pos"]
+)
+"""A text, several, or token ids."""
 
 
 class HookedTransformer(Prompts):
@@ -40,7 +51,8 @@ class HookedTransformer(Prompts):
         cfg: What it looks like.
         tokenizer: Its tokenizer, or a function that reads one when it is first needed.
         move_to_device: Move fresh weights to `device`.
-        default_padding_side: Where the shorter rows of a batch of texts are padded.
+        default_padding_side: Where the shorter rows of a batch of texts are padded; None: on the right, or as a
+            tokenizer that is given has it.
         seed: Of fresh weights; None draws from torch's own random state.
         device: Where to move them; None: the best one here.
         record: Where the weights came from.
@@ -59,7 +71,7 @@ class HookedTransformer(Prompts):
         cfg: Config,
         tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None = None,
         move_to_device: bool = True,
-        default_padding_side: Literal["left", "right"] = "right",
+        default_padding_side: Literal["left", "right"] | None = None,
         *,
         seed: int | None = None,
         device: torch.device | str | None = None,
@@ -71,7 +83,9 @@ class HookedTransformer(Prompts):
             )
         super().__init__(cfg, tokenizer, seed=seed)
         self.record = record or Record(seed=seed)
-        self._policy_changes["padding_side"] = default_padding_side
+        self._policy_changes["padding_side"] = default_padding_side or "right"
+        if isinstance(tokenizer, Tokenizer) and default_padding_side is not None:
+            self.tokenizer = with_policy(tokenizer, padding_side=default_padding_side)
         if move_to_device and not self.embed.W_E.is_meta:
             self.to(device or get_device())
 
@@ -84,7 +98,7 @@ class HookedTransformer(Prompts):
 
     def forward(
         self,
-        input: str | Sequence[str] | Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_model"],
+        input: Input | Float[Tensor, "batch pos d_model"],
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
@@ -202,24 +216,24 @@ class HookedTransformer(Prompts):
         past = kwargs.get("past_kv_cache")
 
         def stored(name: str, x: Tensor) -> Tensor:
-            x = sliced(name, x if keep_graph else x.detach(), pos_slice)
+            x = x if keep_graph else x.detach()
+            if pos_slice is not None:
+                x = sliced(name, x, pos_slice).clone()  # a view would hold the whole activation
             return x if device is None else x.to(device)
 
         def keep(x: Tensor, point: Place) -> None:
             kept[point.name] = x if graph else stored(point.name, x)
 
         def check_size(x: Tensor, point: Place) -> None:
-            n_past = 0 if past is None else len(past)
-            check_fits(
-                self.config, names, x, n_past=n_past, device=x.device if device is None else torch.device(device)
-            )
+            kept = sliced(first, x, [pos_slice] if isinstance(pos_slice, int) else pos_slice)
+            others = x.shape[1] - kept.shape[1] + (0 if past is None else len(past))
+            check_fits(self.config, names, kept, n_others=others, device=torch.device(device or x.device))
 
         live = self.live_run()
         first = self._first_point(kwargs.get("start_at_layer"))
-        if incl_bwd:
-            live.add_hook(first, lambda gradient, hook: None, "bwd")
-        if pos_slice is None:
-            live.add_reader(first, check_size)
+        for name in dict.fromkeys([first, *names]) if incl_bwd else ():
+            live.add_hook(name, lambda gradient, hook: None, "bwd")  # so that the loss depends on what is kept
+        live.add_reader(first, check_size)
         for name in names:
             live.add_reader(name, keep)
         try:
@@ -256,7 +270,7 @@ class HookedTransformer(Prompts):
             per_token: `[batch pos-1]` instead of the mean.
         """
         wide = logits[:, :-1] if logits.dtype == torch.float64 else logits[:, :-1].float()
-        losses = F.cross_entropy(wide.transpose(1, 2), tokens[:, 1:].to(logits.device), reduction="none")
+        losses = F.cross_entropy(wide.transpose(1, 2), tokens[:, 1:].long().to(logits.device), reduction="none")
         if attention_mask is None:
             return losses if per_token else losses.mean()
         real = attention_mask.to(logits.device).bool()
@@ -267,7 +281,7 @@ class HookedTransformer(Prompts):
     @torch.no_grad()
     def generate(
         self,
-        input: str | Sequence[str] | Int[Tensor, "batch pos"] = "",
+        input: Input = "",
         max_new_tokens: int = 10,
         stop_at_eos: bool = True,
         eos_token_id: int | None = None,
@@ -370,7 +384,7 @@ class HookedTransformer(Prompts):
         move_to_device: bool = True,
         fold_value_biases: bool = True,
         default_prepend_bos: bool | None = None,
-        default_padding_side: Literal["left", "right"] = "right",
+        default_padding_side: Literal["left", "right"] | None = None,
         dtype: torch.dtype | str = "float32",
         first_n_layers: int | None = None,
         *,
@@ -395,7 +409,8 @@ class HookedTransformer(Prompts):
             move_to_device: False leaves the model where it was read, on the CPU.
             fold_value_biases: Fold the values' biases into the output's.
             default_prepend_bos: Whether BOS is put before text; None: where the tokenizer has one.
-            default_padding_side: Where the shorter rows of a batch of texts are padded.
+            default_padding_side: Where the shorter rows of a batch of texts are padded; None: on the right, or as a
+                tokenizer that is given has it.
             dtype: Of the weights as held.
             first_n_layers: Load only so many blocks.
             mmap: Map the files into memory instead of reading them; None: only files of the hub's cache, which nobody
@@ -432,9 +447,10 @@ class HookedTransformer(Prompts):
         )
         model = loaded.model
         model.record = loaded.record
-        model._tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
-        if default_prepend_bos is not None:
-            model._policy_changes["prepend_bos"] = default_prepend_bos
+        changes = {"prepend_bos": default_prepend_bos, "padding_side": default_padding_side}
+        changes = {name: change for name, change in changes.items() if change is not None}
+        model._policy_changes |= changes
+        model._tokenizer = loaded.tokenizer if tokenizer is None else with_policy(tokenizer, **changes)
         return model.to(device or get_device()) if move_to_device else model
 
     @classmethod
@@ -468,7 +484,9 @@ class HookedTransformer(Prompts):
         """Token ids on the model's device, and the mask of the real ones; no mask where all are."""
         if _is_text(input):
             found = self.encoded(input, prepend_bos=prepend_bos, padding_side=padding_side)
-            return found.tokens, found.mask if len(found.mask) > 1 and not found.mask.all() else None
+            if attention_mask is None and len(found.mask) > 1 and not found.mask.all():
+                attention_mask = found.mask
+            return found.tokens, attention_mask
         tokens = torch.as_tensor(input, device=self.device)
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self._padded_left(padding_side):

@@ -3,6 +3,7 @@
 The only place, with `hooked_transformer`, where text and model meet.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -49,9 +50,7 @@ class Prompts(Decoder):
         """The tokenizer, read when it is first needed; None if the model came without one."""
         if not isinstance(self._tokenizer, Tokenizer) and self._tokenizer is not None:
             found = self._tokenizer()
-            if found is not None:
-                found.policy = replace(found.policy, **self._policy_changes)
-            self._tokenizer = found
+            self._tokenizer = None if found is None else with_policy(found, **self._policy_changes)
         return self._tokenizer
 
     @tokenizer.setter
@@ -206,6 +205,13 @@ class Prompts(Decoder):
                 "text needs a tokenizer, and this model came without one; give token ids, or set model.tokenizer"
             )
         return self.tokenizer
+
+
+def with_policy(tokenizer: Tokenizer, **changes: Any) -> Tokenizer:
+    """The same tokenizer under a changed policy; the one given stays as it is."""
+    other = copy.copy(tokenizer)
+    other.policy = replace(tokenizer.policy, **changes)
+    return other
 
 
 def _one_row(tokens: Any) -> Tensor:

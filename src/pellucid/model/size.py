@@ -12,21 +12,21 @@ from pellucid.hooks.names import AXES, layer_of, short_name
 from pellucid.model.config import Config
 
 
-def check_fits(config: Config, names: Sequence[str], x: Tensor, *, n_past: int, device: torch.device) -> None:
+def check_fits(config: Config, names: Sequence[str], x: Tensor, *, n_others: int, device: torch.device) -> None:
     """Refuses activations that do not fit in memory, before they are computed.
 
     Args:
         config: Of the model.
         names: Full names of what is to be kept.
         x: The stream before the first block, which tells batch, positions and dtype.
-        n_past: Positions before it.
+        n_others: Positions that keys have beside: those of the past, and those that are not kept.
         device: Where they are kept.
 
     Raises:
         TooLargeError: They do not fit.
     """
     free = free_memory(device)
-    needed = {name: cached_bytes(config, name, x, n_past=n_past) for name in names}
+    needed = {name: cached_bytes(config, name, x, n_others=n_others) for name in map(holder, names)}
     total = sum(needed.values())
     if free is None or total <= free:
         return
@@ -41,17 +41,25 @@ def check_fits(config: Config, names: Sequence[str], x: Tensor, *, n_past: int, 
     )
 
 
-def cached_bytes(config: Config, name: str, x: Tensor, *, n_past: int) -> int:
-    """Bytes of one activation; 0 for one that shares memory with another."""
+def holder(name: str) -> str:
+    """The activation whose memory this one shares: what a block reads is what the one before it wrote."""
     short, layer = short_name(name), layer_of(name)
-    if short in ("q_input", "k_input", "v_input", "attn_in", "mlp_in") or (short == "resid_pre" and layer != 0):
-        return 0
+    if short == "mlp_in":
+        return f"blocks.{layer}.hook_resid_mid"
+    if short in ("q_input", "k_input", "v_input", "attn_in", "resid_pre"):
+        return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+    return name
+
+
+def cached_bytes(config: Config, name: str, x: Tensor, *, n_others: int) -> int:
+    """Bytes of one activation that shares its memory with none before it."""
+    short = short_name(name)
     batch, pos = x.shape[:2]
     sizes = {
         "batch": batch,
         "pos": pos,
         "q_pos": pos,
-        "k_pos": pos + n_past,
+        "k_pos": pos + n_others,
         "head": config.attention.n_heads,
         "kv_head": config.attention.kv_heads,
         "d_head": config.attention.d_head,
