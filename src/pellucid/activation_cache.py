@@ -136,12 +136,13 @@ class ActivationCache(Mapping[str, Tensor]):
             activations: dict[str, Tensor] = dict.fromkeys(index["files"])  # type: ignore[arg-type]
             for file in dict.fromkeys(index["files"].values()):
                 with safe_open(folder / file, framework="pt") as tensors:
-                    activations |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                    here = [name for name, place in index["files"].items() if place == file]
+                    activations |= {name: tensors.get_tensor(name) for name in here}
+            return cls(activations, model, bool(index["has_batch_dim"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} must be a folder that ActivationCache.save wrote, got: {error}; save it again"
             ) from error
-        return cls(activations, model, index["has_batch_dim"])
 
     def _full_name(self, key: str | tuple[Any, ...]) -> str:
         if isinstance(key, tuple):

@@ -84,6 +84,8 @@ class FlatConfig:
         object.__setattr__(self, "_more", more or {})
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked by copy and pickle before there is a model to look at
+            raise AttributeError(name)
         if name in FIELDS:
             return FIELDS[name](self._model)
         if name in self._more:
