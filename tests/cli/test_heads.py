@@ -6,7 +6,7 @@ from pellucid import AttentionConfig, Config, HookedTransformer
 from pellucid.analysis.heads import role_scores
 from pellucid.analysis.repeated import repeated_tokens
 
-HEADS = ("heads", "--model", "toy-induction")
+HEADS = ("heads", "--model", "toy-induction", "--batch", "4")
 ROLES = {"previous token", "duplicate token", "induction", "BOS", "self"}
 
 
@@ -22,7 +22,7 @@ def test_every_head_has_a_row_with_each_role_its_interval_and_its_control(pelluc
     table = rows(done.out)
     assert list(table) == [f"{layer}.{head}" for layer in range(2) for head in range(4)]
     model = HookedTransformer.from_pretrained("toy-induction")
-    score, control = (part.mean("prompt") for part in role_scores(model, repeated_tokens(model)))
+    score, control = (part.mean("prompt") for part in role_scores(model, repeated_tokens(model, batch=4)))
     for name, cells in table.items():
         layer, head = map(int, name.split("."))
         expected = []
@@ -48,7 +48,7 @@ def test_no_line_is_wider_than_80_columns_and_none_is_cut(pellucid):
 
 
 def test_json_has_every_number(pellucid):
-    done = pellucid(*HEADS, "--json", "--batch", "3", "--seed", "2")
+    done = pellucid(*HEADS, "--json", "--seed", "2")
     found = json.loads(done.out)
     assert found["record"]["seed"] == 2
     assert len(found["heads"]) == 8

@@ -43,7 +43,7 @@ def test_the_tables_say_what_was_read_and_found(pellucid):
 
 
 def test_no_line_is_wider_than_80_columns_and_none_is_cut(pellucid):
-    lines = pellucid(*STUDY).out.splitlines()
+    lines = pellucid(*STUDY, "--batch", "4").out.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
 

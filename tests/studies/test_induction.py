@@ -1,5 +1,6 @@
 import json
 import math
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def test_its_heads_work_at_other_periods_too(toy, seq_len):
     assert value["induction_head"] >= 0.8 and value["induction_head_control"] <= 0.1
     assert value["previous_token_head"] >= 0.8
     assert value[CUT] < 0.5 * value["induction_head"]
+
+
+def test_the_card_beside_the_bundled_model_is_true(toy):
+    card = json.loads((files("pellucid") / "bundled" / "toy-induction" / "card.json").read_text(encoding="utf-8"))
+    figures = induction(toy, seq_len=31, batch=64, seed=card["seed"] + 1).figures
+    for name, told in card["figures_by_period"]["31"].items():
+        assert figures[name].label == told["label"]
+        assert figures[name].value == pytest.approx(told["value"], abs=2e-3)
 
 
 def test_every_figure_has_value_interval_and_unit(found):
