@@ -5,7 +5,7 @@ behind.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from pellucid.hooks.names import Filter, select
 from pellucid.hooks.point import HookPoint, StandingHook, is_reset
 from pellucid.hooks.run import Direction, Hook, LiveRun
 
-Hooks = Sequence[tuple[str | tuple[Any, ...] | Callable[[str], bool], Hook]]
-"""Pairs of where (a full name, a short name, a shorthand, a callable on names) and what."""
+Hooks = Sequence[tuple[Filter, Hook]]
+"""Pairs of where (a full name, a short name, a shorthand, a list of them, a callable on names, None for all) and what."""
 
 
 class HookedRoot(nn.Module):
