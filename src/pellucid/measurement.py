@@ -20,11 +20,13 @@ from pellucid.base.errors import ArgumentError, CheckpointError, UnknownNameErro
 from pellucid.base.labelled import labelled, listed
 from pellucid.base.netcdf import load_dataset, save_dataset
 from pellucid.base.record import Record
+from pellucid.base.registry import by_name
 from pellucid.maths.statistics import effect
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from plotly.graph_objects import Figure
 
 UNITS = ("nats", "logits", "attention mass", "fraction", "tokens", "seconds", "bytes")
 """The one vocabulary of units. Accuracies, probabilities and ratios are fractions."""
@@ -289,6 +291,10 @@ class Measurement:
         frame = pandas.DataFrame(table)
         frame.insert(len(data.coords), "label", self.labels)
         return frame
+
+    def plot(self, **options: Any) -> "Figure":
+        """A picture of one axis or two, with the intervals there are: `pellucid.viz.plots.plot`."""
+        return by_name("plot")(self, **options)
 
     def save(self, path: str | Path) -> None:
         """Write everything into one NetCDF file; `load` gives it back exactly.

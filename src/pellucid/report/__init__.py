@@ -1,0 +1,1 @@
+"""Reports: pages of HTML that tell what was found, in prose and pictures, each in one file."""

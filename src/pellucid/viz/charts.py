@@ -1,0 +1,69 @@
+"""How a figure of plotly appears: as its user chose, else in the notebook there is, else as a page or not at all."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.base.files import written_aside
+from pellucid.base.optional import optional
+from pellucid.viz.document import Document
+from pellucid.viz.showing import cell, keep, notebook
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+BROWSERS = {"browser", "chrome", "chromium", "firefox"}
+"""Renderers of plotly that start a server and open a window."""
+
+
+def shown(figure: "Figure", renderer: str | None = None) -> "Figure":
+    """Show a figure, and give it back.
+
+    Args:
+        figure: Any figure of plotly.
+        renderer: As plotly calls it; None: its default, unless that would open a window unasked.
+
+    Raises:
+        MissingExtraError: In a notebook without nbformat, which plotly needs there.
+    """
+    if renderer is None and not _wanted():
+        keep(_title(figure) or "plot", partial(save, figure))
+        return figure
+    if notebook():
+        optional("nbformat", extra="notebook")
+    figure.show(renderer)
+    # A notebook shows the last line of a cell: what that cell has shown is not shown twice.
+    figure._ipython_display_ = partial(_again, figure, renderer, cell())
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> None:
+    """Write a page that shows a figure: one file, which opens from disk and asks the network for nothing.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    document = Document(_title(figure) or "Plot")
+    page = document.page(f"<main>{document.chart(figure)}</main>")
+    with written_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+
+
+def _title(figure: Any) -> str | None:
+    return figure.layout.title.text
+
+
+def _wanted() -> bool:
+    """Whether plotly's default is somebody's wish: in a script its own is a browser, or nothing."""
+    import plotly.io
+
+    default = plotly.io.renderers.default
+    if not default:
+        return False
+    return notebook() is not None or "PLOTLY_RENDERER" in os.environ or not set(default.split("+")) <= BROWSERS
+
+
+def _again(figure: "Figure", renderer: str | None, shown_in: Any) -> None:
+    if shown_in is None or shown_in != cell():
+        figure.show(renderer)

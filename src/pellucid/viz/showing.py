@@ -1,0 +1,51 @@
+"""Where a picture appears: in the notebook there is, at once; in a script nowhere, unless a folder was named.
+
+Nothing here opens a browser or starts a server.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER = "PELLUCID_PICTURES"
+"""The variable of the environment that names a folder for the pictures of a script."""
+
+_numbers: dict[str, int] = {}
+_told: set[str] = set()
+
+
+def notebook() -> Any | None:
+    """IPython's shell, if it belongs to a notebook; None in a script, a plain shell or IPython's terminal."""
+    ipython = sys.modules.get("IPython")  # whoever runs in a notebook has it imported
+    shell = ipython.get_ipython() if ipython else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def cell() -> tuple[int, int] | None:
+    """The cell that runs, as shell and number; None where no notebook is."""
+    shell = notebook()
+    return shell and (id(shell), shell.execution_count)
+
+
+def keep(name: str, save: Callable[[Path], Any]) -> None:
+    """In a script: save a picture in the folder that `FOLDER` names, or tell once that there is none."""
+    folder = os.environ.get(FOLDER)
+    if folder:
+        _numbers[folder] = _numbers.get(folder, 0) + 1
+        words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "picture"
+        path = Path(folder) / f"{_numbers[folder]:03d}-{words}.html"
+        save(path)
+        _tell(f"Picture: {path}")
+    elif FOLDER not in _told:
+        _told.add(FOLDER)
+        _tell(
+            "Pictures show in a notebook, and there is none here: keep what is returned, or run again with "
+            f"{FOLDER}=FOLDER to have each picture written there as a page."
+        )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
