@@ -175,7 +175,8 @@ def test_tokens_without_a_bos_that_the_policy_leaves_out_are_warned_of(make_mode
 def test_tokens_with_bos_are_not_warned_of(make_model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        head_scores(make_model(), torch.tensor([[0, 4, 5]]), PREVIOUS)
+        scores = head_scores(make_model(), torch.tensor([[0, 4, 5]]), PREVIOUS)
+    assert scores.shape == (1, 2, 3)
 
 
 def test_scores_leave_no_hooks_and_no_gradients(make_model):

@@ -80,7 +80,9 @@ def test_a_model_without_bos_has_no_score_of_it(pellucid, without_bos):
     assert done.status == 0
     assert "none was added" in done.out
     assert rows(done.out)["0.0"][8] == "-"
-    assert json.loads(pellucid("heads", "--model", without_bos, "--json").out)["heads"][0]["BOS"] is None
+    found = json.loads(pellucid("heads", "--model", without_bos, "--json").out)
+    assert found["heads"][0]["BOS"] is None
+    assert found["bos"] == "This model has no tokenizer, so no BOS is known: none was added."
 
 
 def test_a_length_that_does_not_fit_is_refused_in_one_line(pellucid):

@@ -1,5 +1,6 @@
 """`pellucid heads`: how strongly each head plays each role, with interval and control."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -37,7 +38,8 @@ def heads(
     say("attention of every head")
     scores = role_scores(read, tokens)
     if as_json:
-        print_json({"model": model, "record": scores.score.record.to_dict(), "heads": _cells(scores)})
+        record = scores.score.record.to_dict()
+        print_json({"model": model, "record": record, "bos": about_bos(read), "heads": _cells(scores)})
         return
     print_tokens(model, tokens.settings, seed, about_bos(read))
     print_heads(_cells(scores))
@@ -50,27 +52,26 @@ def heads(
 
 def _cells(scores: "RoleScores") -> list[dict[str, Any]]:
     """For each head, each role's score, interval and control; a role that the model cannot have is null."""
+    import numpy as np
+
     from pellucid.analysis.heads import ROLES
 
-    means, controls = scores.score.mean("prompt").dataset, scores.control.mean("prompt").dataset
+    means = scores.score.mean("prompt").dataset
+    parts = {"score": means["value"], "low": means["low"], "high": means["high"]}
+    arrays = {name: part.values for name, part in parts.items()} | {"control": scores.control.mean("prompt").values}
     had = means["role"].values.tolist()
     rows = []
-    for layer in means["layer"].values.tolist():
-        for head in means["head"].values.tolist():
-            row: dict[str, Any] = {"head": f"{layer}.{head}"}
-            for role in ROLES:
-                place = {"role": role.name, "layer": layer, "head": head}
-                row[role.name] = _cell(means.sel(place), controls.sel(place)) if role.name in had else None
-            rows.append(row)
+    for layer, head in np.ndindex(arrays["score"].shape[1:]):
+        row: dict[str, Any] = {"head": f"{layer}.{head}"}
+        for role in ROLES:
+            place = (had.index(role.name), layer, head) if role.name in had else None
+            row[role.name] = place and {name: _finite(array[place]) for name, array in arrays.items()}
+        rows.append(row)
     return rows
 
 
-def _cell(mean: Any, control: Any) -> dict[str, float | None]:
-    import math
-
-    parts = {"score": mean["value"], "low": mean["low"], "high": mean["high"], "control": control["value"]}
-    numbers = {name: float(part) for name, part in parts.items()}
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def print_heads(rows: list[dict[str, Any]]) -> None:

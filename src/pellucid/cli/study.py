@@ -11,7 +11,7 @@ from pellucid.cli.tables import interval, number, print_table, print_tokens
 if TYPE_CHECKING:
     from pellucid.studies.result import Figure
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run a study and write its results to a folder.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write result.json and the numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
