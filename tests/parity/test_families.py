@@ -136,9 +136,7 @@ def test_a_configuration_that_the_family_lacks_is_refused_with_what_it_lacks(fam
 
 
 def test_an_unknown_family_is_refused_with_those_there_are():
-    with pytest.raises(
-        CheckpointError, match="x.json: model_type must be one of gpt2, llama.*got 'gpt3'; nearest: gpt2"
-    ):
+    with pytest.raises(CheckpointError, match="x.json: model_type must be one of gpt2, llama.*got 'gpt3'"):
         family_of("gpt3", "x.json")
     with pytest.raises(CheckpointError, match="got None"):
         family_of(None, "x.json")

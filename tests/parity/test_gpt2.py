@@ -1,10 +1,9 @@
 """GPT-2 as its own files have it: names, old files, real weights, real size."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-import pytest
 
 from pellucid.base.errors import CheckpointError
 from pellucid.pretrained.families.gpt2 import GPT2

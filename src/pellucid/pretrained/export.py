@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError, nearest
+from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError
 from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.model.config import Config
@@ -70,8 +70,7 @@ def _described(config: Config, record: Record, family: str | None) -> tuple[Form
     if name not in FAMILIES:
         if family is None:
             return NATIVE, {}
-        known = ["pellucid", *sorted(FAMILIES)]
-        raise ArgumentError(f"family must be one of {', '.join(known)}, got {family!r}{nearest(str(family), known)}")
+        raise ArgumentError(f"family must be one of pellucid, {', '.join(sorted(FAMILIES))}, got {family!r}")
     try:
         return FAMILIES[name].form, FAMILIES[name].fields(config)
     except (ConfigError, CheckpointError) as error:

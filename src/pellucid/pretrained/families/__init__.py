@@ -1,6 +1,6 @@
 """The families that can be read, one file each: configuration fields and weight names as data."""
 
-from pellucid.base.errors import CheckpointError, nearest
+from pellucid.base.errors import CheckpointError
 from pellucid.pretrained.families.gpt2 import GPT2
 from pellucid.pretrained.families.llama import LLAMA
 from pellucid.pretrained.family import Family
@@ -18,6 +18,6 @@ def family_of(model_type: object, where: str) -> Family:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{where}: model_type must be one of {', '.join(sorted(FAMILIES))} (or the file one of Pellucid's own), "
-            f"got {model_type!r}{nearest(str(model_type), FAMILIES)}"
+            f"got {model_type!r}"
         )
     return FAMILIES[model_type]
