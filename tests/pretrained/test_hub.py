@@ -41,6 +41,12 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
+def is_mapped(model):
+    """Whether Q and K still lie beside each other, as in the file."""
+    attn = model.blocks[0].attn
+    return attn.W_Q.untyped_storage().data_ptr() == attn.W_K.untyped_storage().data_ptr()
+
+
 def test_the_cache_is_used_without_a_network(cache):
     snapshot = cached(cache, "somebody/tiny")
     assert download("somebody/tiny") == (snapshot, COMMIT)
@@ -54,9 +60,7 @@ def test_files_of_the_cache_are_mapped_and_never_changed(cache):
     before = (snapshot / "model.safetensors").read_bytes()
     load("somebody/tiny")  # processed in place
     model = load("somebody/tiny", processing=Processing.none()).model
-    file_size = len(before)
-    assert model.blocks[0].mlp.W_in.untyped_storage().nbytes() == file_size
-    assert model.blocks[0].attn.W_Q.untyped_storage().nbytes() == file_size
+    assert is_mapped(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -65,8 +69,7 @@ def test_files_of_the_cache_are_mapped_and_never_changed(cache):
 
 def test_a_folder_of_ones_own_is_not_mapped(tmp_path):
     save_pretrained(scrambled(GPT2_LIKE), tmp_path, family="gpt2")
-    model = load(tmp_path, processing=Processing.none()).model
-    assert model.blocks[0].mlp.W_in.untyped_storage().nbytes() == 4 * model.blocks[0].mlp.W_in.numel()
+    assert not is_mapped(load(tmp_path, processing=Processing.none()).model)
 
 
 def test_offline_is_respected_by_a_process_that_says_so(tmp_path):

@@ -9,6 +9,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol, runtime_checkable
@@ -75,7 +76,7 @@ class TensorFile:
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self.tensors = {name: self._tensor(name, entry, size) for name, entry in header.items()}
         self._check_cover(size)
-        self._memory: Tensor | None = None
+        self._memory: mmap | None = None
 
     def read(self, target: Tensor, offset: int) -> None:
         """Fills a contiguous tensor with the bytes from `offset` on."""
@@ -89,12 +90,12 @@ class TensorFile:
                     raise CheckpointError(f"{self.path} must stay as it is while it is read; it became shorter")
                 done += got
 
-    def mapped(self, offset: int, n_bytes: int) -> Tensor:
-        """Bytes of the file as memory; what is changed there stays private."""
+    def mapped(self, offset: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Elements of the file as memory of their own, as pickle sees it; what is changed there stays private."""
         if self._memory is None:
-            size = self.path.stat().st_size
-            self._memory = torch.from_file(str(self.path), shared=False, size=size, dtype=torch.uint8)
-        return self._memory[offset : offset + n_bytes]
+            with _opened(self.path) as file:
+                self._memory = mmap(file.fileno(), 0, access=ACCESS_COPY)
+        return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset)
 
     def _tensor(self, name: str, entry: Any, size: int) -> "FileTensor":
         try:
@@ -155,10 +156,10 @@ class FileTensor:
         self.file.read(target, self.offset + start * self.dtype.itemsize)
 
     def mapped(self) -> Tensor | None:
-        """A view of the file; None where it starts at a byte that memory cannot show as this dtype."""
-        if self.offset % self.dtype.itemsize:
+        """A view of the file; None where it is empty or starts at a byte that memory cannot show as this dtype."""
+        if self.offset % self.dtype.itemsize or not self.n_bytes:
             return None
-        return self.file.mapped(self.offset, self.n_bytes).view(self.dtype).view(self.shape)
+        return self.file.mapped(self.offset, math.prod(self.shape), self.dtype).view(self.shape)
 
 
 class HeldTensor:
