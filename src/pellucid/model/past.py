@@ -126,7 +126,7 @@ def make_span(
     *,
     n_ctx: int,
     device: torch.device,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     past: KeyValueCache | None = None,
     positions: Int[Tensor, "#batch pos"] | None = None,
 ) -> Span:
@@ -137,7 +137,7 @@ def make_span(
         n_rows: New positions of each.
         n_ctx: The longest that the model can take.
         device: Of the run.
-        mask: True at real tokens of the new rows; padding is not counted as a position.
+        mask: True (or 1) at real tokens of the new rows; padding is not counted as a position.
         past: What they continue.
         positions: Explicit positions, instead of counting.
 
