@@ -158,9 +158,9 @@ def test_predictions_are_those_of_the_logits(make_model):
             token = int(made.tokens[prompt, pos])
             right = log_probs[prompt, pos - 1].argmax() == token
             cell = {"prompt": prompt, "pos": pos}
-            assert said.log_prob.sel(**cell).item() == pytest.approx(log_probs[prompt, pos - 1, token].item(), abs=1e-5)
+            assert said.logprob.sel(**cell).item() == pytest.approx(log_probs[prompt, pos - 1, token].item(), abs=1e-5)
             assert said.accuracy.sel(**cell).item() == right
-    np.testing.assert_array_equal(said.loss.values, -said.log_prob.values)
+    np.testing.assert_array_equal(said.loss.values, -said.logprob.values)
     assert [part.unit for part in said] == ["nats", "nats", "fraction"]
     assert said.loss.dims == ("prompt", "pos")
 

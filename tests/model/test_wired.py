@@ -20,7 +20,7 @@ def model_of(wired: Wired) -> HookedTransformer:
 def check(model: HookedTransformer, *, previous: str, induction: str) -> None:
     """It does the task, by these two heads and no other."""
     tokens = repeated_tokens(model, batch=3)
-    first, second = halves(predictions(model, tokens).log_prob, tokens)
+    first, second = halves(predictions(model, tokens).logprob, tokens)
     assert second.values.min() > -0.01
     assert first.values.max() < -2
     scores, controls = (part.mean("prompt") for part in role_scores(model, tokens, [INDUCTION, PREVIOUS, DUPLICATE]))

@@ -11,7 +11,7 @@ from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
 from pellucid.studies.induction import CUT, HEADS, induction, split
 from tests.reference.heads import attention_on
 
-NAMES = {f"{what}_{half}_half" for what in ("log_prob", "loss", "accuracy") for half in ("first", "second")}
+NAMES = {f"{what}_{half}_half" for what in ("logprob", "loss", "accuracy") for half in ("first", "second")}
 NAMES |= set(HEADS) | {f"{name}_control" for name in HEADS} | {CUT}
 
 
@@ -27,7 +27,7 @@ def test_the_bundled_model_is_found_to_have_its_heads(found):
     assert value[CUT] < 0.5 * value["induction_head"]
     assert value["duplicate_token_head"] < 0.1
     assert value["accuracy_second_half"] >= 0.95
-    assert value["log_prob_second_half"] > -0.1
+    assert value["logprob_second_half"] > -0.1
     assert found.figures["induction_head"].label[0] == "1"
     assert found.figures["previous_token_head"].label[0] == "0"
 
@@ -109,21 +109,21 @@ def test_the_halves_are_those_of_the_definitions(make_model):
     logits = model(tokens)[:, :-1]
     right = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
     hits = (logits.argmax(-1) == tokens[:, 1:]).float()
-    assert figures["log_prob_first_half"].value == pytest.approx(right[:, :6].mean().item(), abs=1e-5)
-    assert figures["log_prob_second_half"].value == pytest.approx(right[:, 7:].mean().item(), abs=1e-5)
+    assert figures["logprob_first_half"].value == pytest.approx(right[:, :6].mean().item(), abs=1e-5)
+    assert figures["logprob_second_half"].value == pytest.approx(right[:, 7:].mean().item(), abs=1e-5)
     assert figures["accuracy_first_half"].value == pytest.approx(hits[:, :6].mean().item())
     assert figures["accuracy_second_half"].value == pytest.approx(hits[:, 7:].mean().item())
 
 
 def test_a_loss_is_the_log_probability_with_the_other_sign(found):
     for half in ("first", "second"):
-        loss, log_prob = (found.figures[f"{name}_{half}_half"] for name in ("loss", "log_prob"))
-        assert (loss.value, loss.low, loss.high) == pytest.approx((-log_prob.value, -log_prob.high, -log_prob.low))
+        loss, logprob = (found.figures[f"{name}_{half}_half"] for name in ("loss", "logprob"))
+        assert (loss.value, loss.low, loss.high) == pytest.approx((-logprob.value, -logprob.high, -logprob.low))
 
 
 def test_the_article_keeps_the_first_token_of_the_second_half(toy):
     ours, theirs = (
-        induction(toy, batch=8, rule=rule).figures["log_prob_second_half"].value for rule in (None, "article")
+        induction(toy, batch=8, rule=rule).figures["logprob_second_half"].value for rule in (None, "article")
     )
     assert theirs < ours - 0.05
 
@@ -163,7 +163,7 @@ def test_a_broken_model_has_null_figures_with_their_reason(make_model, tmp_path)
 
 def test_the_measurements_keep_every_prompt(found):
     assert {name: m.dims for name, m in found.measurements.items()} == {
-        "log_prob": ("prompt", "pos"),
+        "logprob": ("prompt", "pos"),
         "loss": ("prompt", "pos"),
         "accuracy": ("prompt", "pos"),
         "head_roles": ("prompt", "role", "layer", "head"),

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pellucid.analysis.reading import chunks, record_of, starts_with_bos
-from pellucid.analysis.repeated import RepeatedTokens, unrepeated_tokens
+from pellucid.analysis.attention import Cells, masses
+from pellucid.analysis.reading import record_of, starts_with_bos
+from pellucid.analysis.repeated import RepeatedTokens, front_of, ordinary_tokens, unrepeated_tokens
 from pellucid.base.errors import ArgumentError
+from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer
-from pellucid.hooks.point import HookPoint
 from pellucid.measurement import Measurement
-from pellucid.model.norms import widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,12 @@ def head_scores(model: HookedTransformer, tokens: RepeatedTokens | Int[Tensor, "
         >>> scores.mean("prompt").top(1).label
         '0.1'
     """
-    starts = starts_with_bos(model, _ids(tokens))
+    on_purpose = isinstance(tokens, RepeatedTokens) and tokens.bos_left_out
+    starts = starts_with_bos(model, _ids(tokens), may_lack=on_purpose)
     if role.repeated and not isinstance(tokens, RepeatedTokens):
         raise ArgumentError(f"the role {role.name!r} needs RepeatedTokens; make them with repeated_tokens(model)")
     bos = tokens.bos if isinstance(tokens, RepeatedTokens) else starts
-    values = _masses(model, _ids(tokens), [_cells(role, tokens, bos=bos)])[:, 0]
+    values = masses(model, _ids(tokens), [_cells(role, tokens, bos=bos)])[:, 0]
     return _measured(model, tokens, values, ("prompt", "layer", "head"), role.name)
 
 
@@ -124,20 +125,25 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
         TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
         ArgumentError: `BOS` where there is none.
     """
-    starts_with_bos(model, tokens.tokens)
+    starts_with_bos(model, tokens.tokens, may_lack=tokens.bos_left_out)
     roles = [role for role in ROLES if tokens.bos or not role.to_bos] if roles is None else list(roles)
     cells = [_cells(role, tokens, bos=tokens.bos) for role in roles]
-    scores = _masses(model, tokens.tokens, cells)
+    scores = masses(model, tokens.tokens, cells)
     controls = torch.empty_like(scores)
     for r, cell in enumerate(cells):
         controls[:, r] = cell.uniform()
     on_others = [r for r, role in enumerate(roles) if role.repeated]
     if on_others:
         others = unrepeated_tokens(
-            model, seq_len=tokens.seq_len, batch=len(tokens.tokens), seed=tokens.seed, rule=tokens.rule
+            model,
+            seq_len=tokens.seq_len,
+            batch=len(tokens.tokens),
+            seed=tokens.seed,
+            rule=tokens.rule,
+            bos=False if tokens.bos_left_out else None,
         )
         stripes = [_cells(roles[r], others, bos=others.bos) for r in on_others]
-        controls[:, on_others] = _masses(model, others.tokens, stripes)
+        controls[:, on_others] = masses(model, others.tokens, stripes)
     dims, names = ("prompt", "role", "layer", "head"), {"role": [role.name for role in roles]}
     return RoleScores(
         _measured(model, tokens, scores, dims, "head roles", coords=names),
@@ -145,28 +151,69 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
     )
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """The cells of a pattern that a score is the mean of, and which of them count on each prompt."""
-
-    queries: Int[Tensor, " cell"]
-    keys: Int[Tensor, " cell"]
-    counted: Tensor | None = None
-    """``[batch cell]``; None: all."""
-
-    def mean(self, pattern: Float[Tensor, "batch head q_pos k_pos"], rows: slice) -> Float[Tensor, "batch head"]:
-        picked = widened(pattern[:, :, self.queries, self.keys])
-        if self.counted is None:
-            return picked.mean(-1)
-        counted = self.counted[rows, None].to(picked)
-        return (picked * counted).sum(-1) / counted.sum(-1)
-
-    def uniform(self) -> float:
-        """What uniform attention over the visible keys scores."""
-        return float((1 / (self.queries + 1.0)).mean())
+COPIES = 4
+"""How often the tokens of prefix matching stand."""
 
 
-def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> _Cells:
+@torch.no_grad()
+def prefix_matching(model: HookedTransformer, *, batch: int = 30, seed: int = 0) -> RoleScores:
+    """How much each head attends from a token to whatever followed that token before, in all earlier copies together.
+
+    Min(25, (n_ctx − 1) // 4) random tokens stand four times; the queries are those of the last three copies.
+
+    Args:
+        model: Model to read.
+        batch: Prompts.
+        seed: Of the random tokens.
+
+    Returns:
+        Score and control, ``[prompt layer head]``, attention mass; the control is the same cells on tokens that do not
+        repeat, accidental matches left out.
+
+    Raises:
+        ArgumentError: The context is too short for four copies of two tokens.
+
+    Source: Olsson et al. 2022, "In-context Learning and Induction Heads", prefix matching score.
+    """
+    n, front = min(25, (model.config.n_ctx - 1) // COPIES), front_of(model)
+    if n < 2:
+        raise ArgumentError(f"prefix matching needs a context of 9 tokens or more, got n_ctx={model.config.n_ctx}")
+    ordinary, draws = ordinary_tokens(model), generator(seed)
+    pairs = [(q, q - back * n + 1) for q in range(n, COPIES * n) for back in range(1, q // n + 1)]
+    queries, keys = (torch.tensor(side) + len(front) for side in zip(*pairs, strict=True))
+    drawn = torch.stack([_several(ordinary, n, draws) for _ in range(batch)])
+    repeated = drawn[:, :n].repeat(1, COPIES)
+    parts = []
+    for tokens in (repeated, drawn):
+        full = torch.cat([torch.tensor([front] * batch, dtype=torch.int64), tokens], dim=1)
+        counted = None if tokens is repeated else full[:, queries] != full[:, keys - 1]
+        mean = masses(model, full.to(model.device), [Cells(queries, keys, counted)])[:, 0]
+        parts.append(mean * len(pairs) / ((COPIES - 1) * n))
+    settings = {"seq_len": n, "copies": COPIES, "batch": batch, "bos": bool(front)}
+    names = ("prefix matching", "prefix matching, control")
+    score, control = (
+        Measurement(
+            values,
+            ("prompt", "layer", "head"),
+            unit="attention mass",
+            record=record_of(model, task=name, seed=seed, settings=settings),
+            name=name,
+        )
+        for values, name in zip(parts, names, strict=True)
+    )
+    return RoleScores(score, control)
+
+
+def _several(ordinary: Int[Tensor, " token"], n: int, draws: torch.Generator) -> Int[Tensor, " pos"]:
+    """Tokens of all copies of a control, all different where the vocabulary allows, else within each copy if it can."""
+    if COPIES * n <= len(ordinary):
+        return ordinary[torch.randperm(len(ordinary), generator=draws)[: COPIES * n]]
+    if n > len(ordinary):
+        return ordinary[torch.randint(len(ordinary), (COPIES * n,), generator=draws)]
+    return torch.cat([ordinary[torch.randperm(len(ordinary), generator=draws)[:n]] for _ in range(COPIES)])
+
+
+def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> Cells:
     """Where a role attends in these tokens.
 
     Queries that have no choice or no such key are passed over: p ≥ 1, and p → p−1 not from the first token to BOS.
@@ -179,7 +226,7 @@ def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> _Cells:
             raise ArgumentError(f"the role {role.name!r} needs prompts that start with BOS, got some without")
     elif role.repeated and isinstance(tokens, RepeatedTokens):
         seq_len = tokens.seq_len
-        whole_diagonal = tokens.rule == "article" and role == INDUCTION
+        whole_diagonal = tokens.rule is not None and role == INDUCTION
         first = seq_len - 1 if whole_diagonal else tokens.middle
         if not tokens.repeated:
             before = torch.ones(len(tokens.tokens), tokens.middle - first, dtype=torch.bool)
@@ -191,25 +238,7 @@ def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> _Cells:
             f"each query of the role {role.name!r} must have a key to attend to, but in prompts of {n_pos} tokens some "
             "have none; give longer ones"
         )
-    return _Cells(queries, keys, counted)
-
-
-def _masses(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[_Cells]
-) -> Float[Tensor, "batch score layer head"]:
-    """The mean attention on some cells, for every head, from one pass over the prompts."""
-    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
-    out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
-    if not n_layers or not cells:
-        return out
-    for rows in chunks(tokens, widest=n_heads * tokens.shape[1]):
-
-        def reduce(pattern: Tensor, hook: HookPoint, rows: slice = rows) -> None:
-            for score, cell in enumerate(cells):
-                out[rows, score, hook.layer()] = cell.mean(pattern, rows).cpu()
-
-        model.run_with_hooks(tokens[rows].to(model.device), return_type=None, fwd_hooks=[("pattern", reduce)])
-    return out
+    return Cells(queries, keys, counted)
 
 
 def _ids(tokens: RepeatedTokens | Tensor) -> Tensor:

@@ -26,8 +26,13 @@ def chunks(tokens: Int[Tensor, "batch pos"], *, widest: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> bool:
+def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], *, may_lack: bool = False) -> bool:
     """Whether every prompt begins with the model's BOS; warns where it has one that they lack.
+
+    Args:
+        model: Of which.
+        tokens: The prompts.
+        may_lack: They may lack BOS although the tokenizer's policy asks for it: that was asked for.
 
     Raises:
         TokenError: They lack BOS, and the tokenizer's policy asks for it.
@@ -38,7 +43,7 @@ def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) 
     lacking = int((tokens[:, 0] != policy.bos_id).sum())
     if not lacking:
         return True
-    if policy.prepend_bos:
+    if policy.prepend_bos and not may_lack:
         raise TokenError(
             f"tokens must start with BOS, id {policy.bos_id}, as this model's tokenizer asks, but {lacking} of "
             f"{len(tokens)} prompts do not; make them with to_tokens, or give the tokenizer a policy without BOS"

@@ -17,8 +17,10 @@ from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.measurement import Measurement
 
-RULES = ("article",)
+RULES = ("article", "introduction")
 """Named rules of publications; None is ours."""
+INTRODUCTION = (1000, 10_000)
+"""The token ids that the introduction draws from: the first one, and the first that it does not."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class RepeatedTokens:
     bos: bool
     """Whether the tokens begin with BOS."""
     rule: str | None = None
-    """``"article"``: drawn with replacement, and scored as the article did; None: ours."""
+    """Drawn and scored as a publication did; None: as we do."""
     seed: int = 0
     repeated: bool = True
     """False in a control, whose second half was drawn anew."""
+    bos_left_out: bool = False
+    """Whether BOS was left out on purpose, where the policy of the tokenizer asks for it."""
 
     def __post_init__(self) -> None:
         if self.rule is not None and self.rule not in RULES:
@@ -93,6 +97,7 @@ def repeated_tokens(
     batch: int = 30,
     seed: int = 0,
     rule: str | None = None,
+    bos: bool | None = None,
 ) -> RepeatedTokens:
     """BOS, S random tokens, and the same S again.
 
@@ -103,7 +108,9 @@ def repeated_tokens(
         batch: Prompts.
         seed: Of the draw.
         rule: None: tokens of a prompt are all different, where the vocabulary allows. ``"article"``: drawn with
-            replacement, as "How one can interpret GPT2-small" did.
+            replacement, as "How one can interpret GPT2-small" did. ``"introduction"``: ids 1000–9999, with replacement
+            and without BOS, as the introduction to HookedTransformer did (10 prompts, S = 50).
+        bos: False leaves BOS out where the model has one: heads that rest there then rest elsewhere.
 
     Returns:
         ``[batch pos]``, `pos` being 2S, or 1 + 2S with BOS.
@@ -118,7 +125,7 @@ def repeated_tokens(
         >>> repeated_tokens(model, seq_len=3, batch=1).tokens.tolist()
         [[0, 54, 63, 34, 54, 63, 34]]
     """
-    return _drawn(model, seq_len, batch, seed, rule, repeated=True)
+    return _drawn(model, seq_len, batch, seed, rule, bos, repeated=True)
 
 
 def unrepeated_tokens(
@@ -128,6 +135,7 @@ def unrepeated_tokens(
     batch: int = 30,
     seed: int = 0,
     rule: str | None = None,
+    bos: bool | None = None,
 ) -> RepeatedTokens:
     """The control of `repeated_tokens` with the same arguments: the same first half, and another second one.
 
@@ -138,13 +146,13 @@ def unrepeated_tokens(
         ArgumentError: As for `repeated_tokens`.
         TokenError: As for `repeated_tokens`.
     """
-    return _drawn(model, seq_len, batch, seed, rule, repeated=False)
+    return _drawn(model, seq_len, batch, seed, rule, bos, repeated=False)
 
 
 class Predictions(NamedTuple):
     """What a model said about each token of some prompts, by the position where that token stands."""
 
-    log_prob: Measurement
+    logprob: Measurement
     """Of the right token, in nats; ``[prompt pos]``."""
     loss: Measurement
     """The same with the other sign."""
@@ -159,14 +167,14 @@ def predictions(model: HookedTransformer, repeated: RepeatedTokens) -> Predictio
     Returns:
         Three Measurements ``[prompt pos]``; the first position, which nothing comes before, is not among them.
     """
-    log_prob, hits = [], []
+    logprob, hits = [], []
     for rows in chunks(repeated.tokens, widest=model.config.vocab_out):
         tokens = repeated.tokens[rows].to(model.device)
         logits, target = model(tokens)[:, :-1], tokens[:, 1:, None]
         wide = logits if logits.dtype == torch.float64 else logits.float()
         said = wide.gather(-1, target)[..., 0] - wide.logsumexp(-1)
         right = (logits.argmax(-1) == target[..., 0]).to(said)
-        log_prob.append(said.cpu())
+        logprob.append(said.cpu())
         hits.append(torch.where(said.isnan(), said, right).cpu())  # what is no number is not wrong either
     positions = range(1, repeated.tokens.shape[1])
 
@@ -177,8 +185,8 @@ def predictions(model: HookedTransformer, repeated: RepeatedTokens) -> Predictio
         )
 
     return Predictions(
-        measured(torch.cat(log_prob), "log-probability", "nats"),
-        measured(-torch.cat(log_prob), "loss", "nats"),
+        measured(torch.cat(logprob), "log-probability", "nats"),
+        measured(-torch.cat(logprob), "loss", "nats"),
         measured(torch.cat(hits), "accuracy", "fraction"),
     )
 
@@ -201,10 +209,16 @@ def halves(measured: Measurement, repeated: RepeatedTokens) -> tuple[Measurement
 
 
 def _drawn(
-    model: HookedTransformer, seq_len: int | None, batch: int, seed: int, rule: str | None, *, repeated: bool
+    model: HookedTransformer,
+    seq_len: int | None,
+    batch: int,
+    seed: int,
+    rule: str | None,
+    bos: bool | None,
+    *,
+    repeated: bool,
 ) -> RepeatedTokens:
-    policy = model.policy
-    front = [policy.bos_id] if policy is not None and policy.prepend_bos and policy.bos_id is not None else []
+    front = front_of(model, False if rule == "introduction" and bos is None else bos)
     length = default_seq_len(model) if seq_len is None else seq_len
     room = (model.config.n_ctx - len(front)) // 2
     if not 2 <= length <= room:
@@ -214,18 +228,48 @@ def _drawn(
         )
     if batch < 1:
         raise ArgumentError(f"batch must be 1 or more prompts, got {batch}")
-    ordinary = _ordinary(model)
+    ordinary = ordinary_tokens(model)
+    if rule == "introduction":
+        ordinary = ordinary[(ordinary >= INTRODUCTION[0]) & (ordinary < INTRODUCTION[1])]
+        if len(ordinary) < 2:
+            raise TokenError(
+                f"rule='introduction' draws token ids from {INTRODUCTION[0]} to {INTRODUCTION[1] - 1}, and this "
+                f"vocabulary has {model.config.d_vocab}; leave the rule out"
+            )
     draws = generator(seed)
-    pairs = [_pair(len(ordinary), length, draws, replacement=rule == "article") for _ in range(batch)]
+    pairs = [_pair(len(ordinary), length, draws, replacement=rule is not None) for _ in range(batch)]
     first, other = (ordinary[torch.stack(side)] for side in zip(*pairs, strict=True))
     tokens = torch.cat(
         [torch.tensor([front] * batch, dtype=torch.int64), first, first if repeated else other], dim=1
     ).to(model.device)
-    return RepeatedTokens(tokens, length, bool(front), rule, seed, repeated)
+    left_out = not front and bool(front_of(model))
+    return RepeatedTokens(tokens, length, bool(front), rule, seed, repeated, left_out)
 
 
-def _ordinary(model: HookedTransformer) -> Int[Tensor, " token"]:
-    """Ids that text can hold, and that the model can both read and predict."""
+def front_of(model: HookedTransformer, bos: bool | None = None) -> list[int]:
+    """What stands before random tokens: BOS where the policy of the tokenizer puts one before every text, else nothing.
+
+    Args:
+        model: Of which.
+        bos: False leaves it out all the same; True insists on it.
+
+    Raises:
+        TokenError: BOS is insisted on, and the model has none.
+    """
+    policy = model.policy
+    bos_id = None if policy is None else policy.bos_id
+    if bos and bos_id is None:
+        raise TokenError("bos=True needs a model with a BOS token, and this one has none; leave it out")
+    wanted = policy is not None and policy.prepend_bos if bos is None else bos
+    return [bos_id] if wanted and bos_id is not None else []
+
+
+def ordinary_tokens(model: HookedTransformer) -> Int[Tensor, " token"]:
+    """Ids that text can hold, and that the model can both read and predict.
+
+    Raises:
+        TokenError: There are less than two.
+    """
     config, policy = model.config, model.policy
     n = min(config.d_vocab, config.vocab_out, config.d_vocab if model.tokenizer is None else len(model.tokenizer))
     special = frozenset() if policy is None else policy.special_ids

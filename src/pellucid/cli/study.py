@@ -62,7 +62,7 @@ def print_induction(figures: dict[str, "Figure"], *, batch: int) -> None:
     from pellucid.studies.induction import CUT, split
 
     halves = []
-    for name, words in (("log_prob", "log-probability"), ("loss", "loss"), ("accuracy", "accuracy")):
+    for name, words in (("logprob", "log-probability"), ("loss", "loss"), ("accuracy", "accuracy")):
         sides = [figures[f"{name}_{half}_half"] for half in ("first", "second")]
         halves.append([words, *(cell for side in sides for cell in _mean(side))])
     print_table(["half", "first", "95 % interval", "second", "95 % interval"], halves)

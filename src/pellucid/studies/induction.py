@@ -43,7 +43,7 @@ def induction(
         progress: Told what comes next, before it comes.
 
     Returns:
-        Figures ``log_prob_first_half``, ``…_second_half``, the same of ``loss`` and ``accuracy``; ``induction_head``,
+        Figures ``logprob_first_half``, ``…_second_half``, the same of ``loss`` and ``accuracy``; ``induction_head``,
         ``previous_token_head``, ``duplicate_token_head``, each with ``…_control``; and the induction head's score when
         the previous-token head writes nothing.
 

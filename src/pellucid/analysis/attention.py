@@ -1,0 +1,102 @@
+"""Where attention goes, for every head at once: means of a pattern's cells, and heads that rest on BOS.
+
+In: a model, tokens, and the cells that count. Out: for each prompt and head, the attention that lies there. Each
+pattern is reduced inside the run that makes it, so only one layer of one part of the batch is ever held.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.analysis.reading import chunks, record_of
+from pellucid.analysis.repeated import RepeatedTokens
+from pellucid.base.errors import ArgumentError, MisreadWarning
+from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooks.point import HookPoint
+from pellucid.measurement import Measurement
+from pellucid.model.norms import widened
+
+HALVES = ("first half", "second half")
+RESTING = 0.5
+"""From this share of its attention on, a head is said to rest on BOS."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a pattern that a score is the mean of, and which of them count on each prompt."""
+
+    queries: Int[Tensor, " cell"]
+    keys: Int[Tensor, " cell"]
+    counted: Tensor | None = None
+    """``[batch cell]``; None: all."""
+
+    def mean(self, pattern: Float[Tensor, "batch head q_pos k_pos"], rows: slice) -> Float[Tensor, "batch head"]:
+        """The mean attention on the cells, for each prompt (`rows` of the batch) and head."""
+        picked = widened(pattern[:, :, self.queries, self.keys])
+        if self.counted is None:
+            return picked.mean(-1)
+        counted = self.counted[rows, None].to(picked)
+        return (picked * counted).sum(-1) / counted.sum(-1)
+
+    def uniform(self) -> float:
+        """What uniform attention over the visible keys scores."""
+        return float((1 / (self.queries + 1.0)).mean())
+
+
+def masses(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[Cells]
+) -> Float[Tensor, "batch score layer head"]:
+    """The mean attention on some cells, for every head, from one pass over the prompts."""
+    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
+    if not n_layers or not cells:
+        return out
+    for rows in chunks(tokens, widest=n_heads * tokens.shape[1]):
+
+        def reduce(pattern: Tensor, hook: HookPoint, rows: slice = rows) -> None:
+            for score, cell in enumerate(cells):
+                out[rows, score, hook.layer()] = cell.mean(pattern, rows).cpu()
+
+        model.run_with_hooks(tokens[rows].to(model.device), return_type=None, fwd_hooks=[("pattern", reduce)])
+    return out
+
+
+@torch.no_grad()
+def rest_scores(model: HookedTransformer, tokens: RepeatedTokens) -> Measurement:
+    """How much each head attends to BOS, from the first half and from the second.
+
+    A head that has nothing to do rests there. One that waits for a repetition rests in the first half and leaves in the
+    second; one that rests in both shows nothing of what it does, and patterns averaged over such heads look all alike.
+
+    Args:
+        model: Model to read.
+        tokens: Repeated tokens that begin with BOS.
+
+    Returns:
+        ``[prompt group layer head]``, attention mass; group is ``"first half"`` or ``"second half"``.
+
+    Warns:
+        MisreadWarning: Most heads rest on BOS in both halves.
+
+    Raises:
+        ArgumentError: The tokens have no BOS.
+    """
+    if not tokens.bos:
+        raise ArgumentError("rest on BOS needs tokens that begin with BOS, got some without; this model may have none")
+    queries = torch.arange(1, tokens.tokens.shape[1]).split(tokens.seq_len)
+    values = masses(model, tokens.tokens, [Cells(half, torch.zeros_like(half)) for half in queries])
+    resting = (values.mean(0) >= RESTING).all(0).double().mean() if values.numel() else values.new_zeros(())
+    if resting > 0.5:
+        warnings.warn(
+            f"{resting:.0%} of the heads rest on BOS in both halves: what they do on a match is not in these "
+            "patterns, and means over them are alike for that reason alone",
+            MisreadWarning,
+            stacklevel=2,
+        )
+    record = record_of(model, task="rest on BOS", seed=tokens.seed, settings=tokens.settings)
+    dims, halves = ("prompt", "group", "layer", "head"), {"group": list(HALVES)}
+    return Measurement(values, dims, unit="attention mass", record=record, name="rest on BOS", coords=halves)
