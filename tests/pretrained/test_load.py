@@ -169,14 +169,24 @@ def test_a_held_model_takes_its_tokenizer_from_the_name(folder):
 
 @pytest.mark.parametrize(("ids", "expected"), [(3, 3), ([4, 5], 4), (None, None), ([], None)])
 def test_the_tokens_that_the_config_names_reach_the_tokenizer(folder, ids, expected, monkeypatch):
-    import pellucid.text.read as read
+    import pellucid.pretrained.load as module
 
     given = []
-    monkeypatch.setattr(read, "read_tokenizer", lambda folder, **options: given.append(options))
+    monkeypatch.setattr(module, "read_tokenizer", lambda folder, **options: given.append(options))
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"eos_token_id": ids, "bos_token_id": 7}))
     load(folder).tokenizer()
     assert given == [{"bos_id": 7, "eos_id": expected, "pad_id": None}]
+
+
+def test_a_tokenizer_is_found_after_one_went_elsewhere(folder, monkeypatch):
+    from pellucid.text.vocabulary import integer_vocabulary
+
+    integer_vocabulary(11).save(folder)
+    monkeypatch.chdir(folder.parent)
+    loaded = load("m")
+    monkeypatch.chdir("/")
+    assert len(loaded.tokenizer()) == 11
 
 
 def test_a_native_folder_is_found_like_any(tmp_path):

@@ -126,7 +126,7 @@ def test_steps_that_were_made_are_not_made_again(tmp_path):
 
 
 def test_another_dtype_has_another_hash_to_be_made(tmp_path):
-    save_pretrained(scrambled(BASE), tmp_path, record=Record(dtype="float32"))
+    save_pretrained(scrambled(BASE), tmp_path, record=Record())
     assert load(tmp_path, processing=PLAIN).record.weights_hash is not None
     assert load(tmp_path, processing=PLAIN, options=Options(dtype="float64")).record.weights_hash is None
     assert load(tmp_path, processing=PLAIN, options=Options(first_n_layers=1)).record.weights_hash is None
@@ -167,3 +167,5 @@ def test_an_option_that_cannot_be_is_refused(tmp_path):
         Options(dtype="float23")
     with pytest.raises(ArgumentError, match=r"dtype must be one of .*, got torch.int8"):
         Options(dtype=torch.int8)
+    with pytest.raises(ArgumentError, match="device must be one that torch knows, got 'gpu'"):
+        Options(device="gpu")

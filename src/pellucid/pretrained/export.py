@@ -46,12 +46,12 @@ def save_pretrained(
         config = model.config.change(tied=False)
     else:
         config = model.config
-    record = record or Record()
+    record, dtype = record or Record(), str(model.dtype).removeprefix("torch.")
     form, values = _described(config, record, family)
     if form is NATIVE:
-        values = native_values(config, record.add(weights_hash=weights_hash(model)))
+        values = native_values(config, record.add(weights_hash=weights_hash(model), dtype=dtype))
     else:
-        values["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+        values["torch_dtype"] = dtype
         for role in ("bos", "eos", "pad"):
             values[f"{role}_token_id"] = tokenizer and getattr(tokenizer, f"{role}_token_id")
     with written_aside(folder) as aside:

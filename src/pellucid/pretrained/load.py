@@ -22,6 +22,8 @@ from pellucid.pretrained.names import find
 from pellucid.pretrained.native import NATIVE, is_native, read_native
 from pellucid.pretrained.processing import Processing, process
 from pellucid.pretrained.rules import Format, Reading, checked, places, read_into
+from pellucid.text.read import read_tokenizer
+from pellucid.text.tokenizer import Tokenizer
 
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 """What weights may be held as."""
@@ -32,7 +34,7 @@ class Loaded(NamedTuple):
 
     model: Any
     """What `make` made of the configuration, with its weights."""
-    tokenizer: Callable[[], Any]
+    tokenizer: Callable[[], Tokenizer | None]
     """Reads the folder's tokenizer; gives None where there is none."""
     record: Record
     """Where the weights came from and what was done to them."""
@@ -67,6 +69,10 @@ class Options:
         name = str(self.dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}{nearest(name, DTYPES)}")
+        try:
+            torch.device(self.device or "cpu")
+        except RuntimeError as error:
+            raise ArgumentError(f"device must be one that torch knows, got {self.device!r}: {error}") from error
         if self.first_n_layers is not None and self.first_n_layers < 1:
             raise ArgumentError(f"first_n_layers must be 1 or more, got {self.first_n_layers}; leave it out for all")
 
@@ -97,7 +103,7 @@ def load(
         CheckpointError: Nothing can be loaded under that name, or a file is damaged or of an unknown kind.
         ArgumentError: An option cannot be.
     """
-    source = _held(name, options.hf_model) if options.hf_model is not None else _found(name, options.revision)
+    source = _found(name, options.revision) if options.hf_model is None else _held(name, options)
     kept = _kept(source, options.first_n_layers)
     with torch.device("meta"):
         model = make(kept)
@@ -123,7 +129,7 @@ class _Source:
     form: Format
     weights: Mapping[str, Stored]
     record: Record
-    tokenizer: Callable[[], Any]
+    tokenizer: Callable[[], Tokenizer | None]
     lasting: bool
     """Whether its files are ones that nobody overwrites."""
 
@@ -145,13 +151,14 @@ def _found(name: str | Path, revision: str | None) -> _Source:
         form=form,
         weights=find_weights(place.folder),
         record=record.add(model=str(name), revision=place.revision, version=VERSION),
-        tokenizer=partial(_tokenizer, place.folder, values),
+        tokenizer=partial(_tokenizer, place.folder.absolute(), values),
         lasting=place.from_hub,
     )
 
 
-def _held(name: str | Path, hf_model: Any) -> _Source:
+def _held(name: str | Path, options: Options) -> _Source:
     """A model of transformers that the caller holds; only its tokenizer is looked for under the name."""
+    hf_model = options.hf_model
     try:
         values, state = hf_model.config.to_dict(), hf_model.state_dict()
     except AttributeError as error:
@@ -166,7 +173,7 @@ def _held(name: str | Path, hf_model: Any) -> _Source:
         form=family.form,
         weights=held_weights(state, where),
         record=Record(model=str(name), settings={"family": family.name, "hf_model": type(hf_model).__name__}),
-        tokenizer=lambda: _tokenizer(find(name).folder, values),
+        tokenizer=lambda: _tokenizer(find(name, revision=options.revision).folder, values),
         lasting=False,
     )
 
@@ -188,7 +195,7 @@ def _left_out(source: _Source, kept: Config) -> list[str]:
 
 def _recorded(record: Record, model: Any, steps: tuple[str, ...], shortened: bool) -> Record:
     held = str(model.dtype).removeprefix("torch.")
-    same = record.dtype in (None, held) and not steps and not shortened
+    same = record.dtype == held and not steps and not shortened
     return record.add(
         weights_hash=record.weights_hash if same else None,
         processing=record.processing + steps,
@@ -198,9 +205,7 @@ def _recorded(record: Record, model: Any, steps: tuple[str, ...], shortened: boo
     )
 
 
-def _tokenizer(folder: Path, values: dict[str, Any]) -> Any:
-    from pellucid.text.read import read_tokenizer
-
+def _tokenizer(folder: Path, values: dict[str, Any]) -> Tokenizer | None:
     ids = {f"{role}_id": _first(values.get(f"{role}_token_id")) for role in ("bos", "eos", "pad")}
     return read_tokenizer(folder, **ids)
 
