@@ -95,6 +95,5 @@ class MLP(Part):
         """The neurons' activations, before `hook_post`."""
         if self.W_gate is None:
             return self.act(at(self.hook_pre, F.linear(x, self.W_in.T, self.b_in), run))
-        gate = at(self.hook_pre, F.linear(x, self.W_gate.T, self.b_gate), run)
-        linear = at(self.hook_pre_linear, F.linear(x, self.W_in.T, self.b_in), run)
-        return self.act(gate) * linear
+        gate = self.act(at(self.hook_pre, F.linear(x, self.W_gate.T, self.b_gate), run))
+        return gate * at(self.hook_pre_linear, F.linear(x, self.W_in.T, self.b_in), run)
