@@ -88,6 +88,7 @@ def rotary_table(model, n):
 def turned(x, cos, sin):
     """Each pair (i, i + dim/2) of the first dim dimensions, turned by its angle."""
     dim = cos.shape[-1]
-    a, b = x[..., : dim // 2], x[..., dim // 2 : dim]
-    out = x[..., :dim] * cos + torch.cat([-b, a], -1) * sin
+    wide = x[..., :dim].to(cos.dtype)
+    a, b = wide.chunk(2, -1)
+    out = (wide * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
     return out if dim == x.shape[-1] else torch.cat([out, x[..., dim:]], -1)
