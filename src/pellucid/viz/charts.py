@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.base.files import written_aside
 from pellucid.base.optional import optional
 from pellucid.viz.document import Document
-from pellucid.viz.showing import cell, keep, notebook
+from pellucid.viz.showing import cell, is_unshown, keep, notebook
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -27,6 +27,8 @@ def shown(figure: "Figure", renderer: str | None = None) -> "Figure":
     Raises:
         MissingExtraError: In a notebook without nbformat, which plotly needs there.
     """
+    if is_unshown():
+        return figure
     if renderer is None and not _wanted():
         keep(_title(figure) or "plot", partial(save, figure))
         return figure

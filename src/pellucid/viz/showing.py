@@ -6,7 +6,9 @@ Nothing here opens a browser or starts a server.
 import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ FOLDER = "PELLUCID_PICTURES"
 
 _numbers: dict[str, int] = {}
 _told: set[str] = set()
+_here = threading.local()
 
 
 def notebook() -> Any | None:
@@ -28,6 +31,22 @@ def cell() -> tuple[int, int] | None:
     """The cell that runs, as shell and number; None where no notebook is."""
     shell = notebook()
     return shell and (id(shell), shell.execution_count)
+
+
+@contextmanager
+def unshown() -> Iterator[None]:
+    """Pictures made inside the block, by this thread, appear nowhere by themselves: they are meant for a page."""
+    before = is_unshown()
+    _here.unshown = True
+    try:
+        yield
+    finally:
+        _here.unshown = before
+
+
+def is_unshown() -> bool:
+    """Whether a block of `unshown` runs."""
+    return getattr(_here, "unshown", False)
 
 
 def keep(name: str, save: Callable[[Path], Any]) -> None:

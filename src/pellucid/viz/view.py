@@ -10,7 +10,7 @@ from pellucid.base.optional import optional
 from pellucid.viz.document import Document
 from pellucid.viz.modules import source
 from pellucid.viz.packing import packed
-from pellucid.viz.showing import cell, keep, notebook
+from pellucid.viz.showing import cell, is_unshown, keep, notebook
 
 
 class View(ABC):
@@ -40,6 +40,8 @@ class View(ABC):
         Raises:
             MissingExtraError: In a notebook without anywidget.
         """
+        if is_unshown():
+            return
         if notebook():
             from IPython.display import display
 
