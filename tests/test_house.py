@@ -51,6 +51,15 @@ def test_a_name_says_what_is_inside(file):
     assert not parts & VAGUE
 
 
+def test_a_literal_version_knows_nothing_of_the_fast_one():
+    literal = sorted((SOURCE.parents[1] / "tests" / "reference").glob("*.py"))
+    nodes = [node for file in literal for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    assert "pellucid" in modules
+    assert {module for module in modules if module.startswith("pellucid.")} == set()
+
+
 def test_the_exceptions_to_the_length_exist():
     assert {name for name in LONGER if not (SOURCE / name).is_file()} == set()
 
