@@ -1,4 +1,4 @@
-"""A real Chromium: the system's, once for all tests, with every page watched for what it asks for and complains about."""
+"""A real Chromium, the system's: one window for all tests, watched for what it asks for and complains of."""
 
 import os
 import shutil
@@ -97,6 +97,7 @@ def window(chromium) -> Iterator[tuple["playwright.Page", Watch]]:
     with playwright.sync_playwright() as started:
         running = started.chromium.launch(executable_path=chromium, args=FLAGS)
         page = running.new_page()
+        page.set_default_timeout(8_000)
         yield page, Watch(page)
         running.close()
 

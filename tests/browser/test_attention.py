@@ -7,7 +7,19 @@ import torch
 from pellucid import viz
 
 WORDS = ["<bos>", "When", " Mary", " and", " John", " went"]
-HOSTILE = ["</script><script>alert(1)</script>", "<b>x</b>", '"', "'", "\n", "\u200b", "\x00", " ", "&lt;", "${x}", "<!--"]
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<b>x</b>",
+    '"',
+    "'",
+    "\n",
+    "\u200b",
+    "\x00",
+    " ",
+    "&lt;",
+    "${x}",
+    "<!--",
+]
 
 
 def patterns(n_heads: int, n: int) -> torch.Tensor:
@@ -91,7 +103,12 @@ def test_the_keyboard_reaches_every_head_and_every_cell(shown):
         assert page.evaluate(f"getComputedStyle({focused}).outlineStyle") == "solid"
         assert "Head 2" in page.evaluate(f"{focused}.ariaLabel")
         assert weight(page) == four_digits(attention[2, 5, 0])
-        for keys, (q, k) in [("ArrowUp ArrowRight", (4, 1)), ("End", (4, 5)), ("PageUp", (3, 5)), ("Home ArrowDown", (4, 0))]:
+        for keys, (q, k) in [
+            ("ArrowUp ArrowRight", (4, 1)),
+            ("End", (4, 5)),
+            ("PageUp", (3, 5)),
+            ("Home ArrowDown", (4, 0)),
+        ]:
             for key in keys.split():
                 page.keyboard.press(key)
             assert f"destination {q} " in page.locator(".tip").inner_text()
@@ -155,25 +172,30 @@ def test_all_text_can_be_read(shown, contrast, scheme):
 
 
 def test_the_colours_follow_the_place(shown, pixels):
-    def ground(page):
-        return pixels(page.locator(".grid canvas"))[0][5]
-
+    grounds = {"light": (255, 255, 255), "dark": (20, 23, 28)}
     with shown(viz.attention_patterns(WORDS, patterns(1, 6))) as page:
-        assert ground(page) == (255, 255, 255)
+
+        def becomes(theme: str) -> None:
+            page.locator(f".pellucid[data-theme={theme}]").wait_for()
+            assert pixels(page.locator(".grid canvas"))[0][5] == grounds[theme]
+
+        becomes("light")
         page.emulate_media(color_scheme="dark")
-        assert ground(page) == (20, 23, 28)
+        becomes("dark")
         page.emulate_media(media="print")
-        assert ground(page) == (255, 255, 255)
-        page.emulate_media(media="screen")
-        for change, dark in [
-            ("document.body.dataset.jpThemeLight = 'true'", False),
-            ("document.body.dataset.jpThemeLight = 'false'", True),
-            ("delete document.body.dataset.jpThemeLight; document.body.className = 'pellucid-light'", False),
-            ("document.body.className = ''; document.documentElement.setAttribute('theme', 'light')", False),
-            ("document.documentElement.removeAttribute('theme'); document.body.dataset.vscodeThemeKind = 'vscode-dark'", True),
+        becomes("light")
+        page.emulate_media(media="screen", color_scheme="light")
+        for change, theme in [
+            ("body.dataset.jpThemeLight = 'false'", "dark"),  # JupyterLab
+            ("body.dataset.jpThemeLight = 'true'", "light"),
+            ("delete body.dataset.jpThemeLight; body.className = 'pellucid-dark'", "dark"),
+            ("body.className = ''", "light"),
+            ("documentElement.setAttribute('theme', 'dark')", "dark"),  # Colab
+            ("documentElement.removeAttribute('theme')", "light"),
+            ("body.dataset.vscodeThemeKind = 'vscode-dark'", "dark"),
         ]:
-            page.evaluate(change)
-            assert (ground(page) == (20, 23, 28)) is dark
+            page.evaluate(f"() => {{ const {{ body, documentElement }} = document; {change}; }}")
+            becomes(theme)
 
 
 def test_a_thousand_tokens_and_twelve_heads_answer(shown, pixels):

@@ -4,7 +4,7 @@ They show at once where a notebook is, or where a renderer was chosen, and retur
 nothing: plotly's own default there, a browser and a server to feed it, is only used by who asks for it by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,8 +66,9 @@ def imshow(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: 
             options[key], categories[key] = _labels(key, options[key], size)
     figure = plotly.express.imshow(values, **options)
     _type_axes(figure, categories)
-    if not {"x", "y"} & categories.keys():
-        _tick_each(figure, sizes)
+    for key, size, update in (("y", sizes[0], figure.update_yaxes), ("x", sizes[1], figure.update_xaxes)):
+        if key not in categories:
+            _tick_each(update, size)
     return shown(figure, renderer)
 
 
@@ -197,7 +198,8 @@ def _heatmap(measurement: Measurement, renderer: str | None, px: dict[str, Any])
         options[key], categories[key] = _labels(key, places, len(places))
     figure = plotly.express.imshow(measurement.values, **options)
     _type_axes(figure, categories)
-    _tick_each(figure, measurement.shape)
+    _tick_each(figure.update_yaxes, measurement.shape[0])
+    _tick_each(figure.update_xaxes, measurement.shape[1])
     told = np.array(_told(measurement), dtype=object).reshape(measurement.shape)
     figure.update_traces(text=told, hovertemplate="%{text}<extra></extra>")
     return shown(figure, renderer)
@@ -220,9 +222,12 @@ def _series(measurement: Measurement, renderer: str | None, px: dict[str, Any]) 
     draw = plotly.express.scatter if nominal else plotly.express.line
     figure = draw(x=places, y=measurement.values, **options)
     figure.update_traces(text=_told(measurement), hovertemplate="%{text}<extra></extra>")
-    if ends is not None and not nominal:
-        _band(figure, places, *ends)
+    if not nominal:
+        figure.update_layout(hovermode="x")
+        if ends is not None:
+            _band(figure, places, *ends)
     _type_axes(figure, {"x": category})
+    _tick_each(figure.update_xaxes, len(places))
     return shown(figure, renderer)
 
 
@@ -284,11 +289,10 @@ def _type_axes(figure: "Figure", categories: Mapping[str, bool]) -> None:
             (figure.update_xaxes if key == "x" else figure.update_yaxes)(type="category")
 
 
-def _tick_each(figure: "Figure", sizes: Sequence[int]) -> None:
+def _tick_each(update: Callable[..., Any], size: int) -> None:
     """A tick for each of few rows or columns: there is no head 0.5."""
-    for update, size in zip((figure.update_yaxes, figure.update_xaxes), sizes, strict=True):
-        if size <= 24:
-            update(dtick=1)
+    if size <= 24:
+        update(dtick=1)
 
 
 def _tensors(px: Mapping[str, Any]) -> dict[str, Any]:
