@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pellucid import HookedTransformer
+from pellucid import HookedTransformer, LayerNorm
 
 
 def rotation(model: HookedTransformer, distance: int) -> Tensor:
@@ -46,3 +46,19 @@ def neighbour_rank(W_E: Tensor, token: int, other: int) -> int:
     cosines = torch.nn.functional.cosine_similarity(W_E[token], W_E, dim=-1)
     nearest = [i for i in cosines.argsort(descending=True).tolist() if i != token]
     return 1 + nearest.index(other)
+
+
+def composition(model: HookedTransformer, sender, receiver) -> list[float]:
+    """Q, K and V, norms folded first, no baseline taken off; all matrices dense."""
+    eye = torch.eye(model.cfg.d_model, dtype=model.cfg.dtype)
+    centre = eye - eye.mean(0) if isinstance(model.config.norm, LayerNorm) else eye
+
+    def folded(layer, W):
+        w = getattr(model.blocks[layer].ln1, "w", None)
+        return centre @ (W if w is None else w.diag() @ W)
+
+    OV1 = folded(sender[0], model.W_V[sender]) @ model.W_O[sender] @ centre
+    QK2 = folded(receiver[0], model.W_Q[receiver]) @ folded(receiver[0], model.W_K[receiver]).T
+    OV2 = folded(receiver[0], model.W_V[receiver]) @ model.W_O[receiver] @ centre
+    size = torch.linalg.matrix_norm
+    return [(size(OV1 @ M) / (size(OV1) * size(M))).item() for M in (QK2, QK2.T, OV2)]
