@@ -63,12 +63,12 @@ class Decoder(HookedRoot, Weights):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.embed.W_E.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
-        return self.embed.W_E.dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -200,9 +200,9 @@ class Decoder(HookedRoot, Weights):
         """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`)."""
         ours = from_2_18(state_dict, dict(self.named_parameters()), self.unembed)
         result = super().load_state_dict(ours, strict, assign)
-        for block in self.blocks:
-            if isinstance(block.attn, Attention):
-                block.attn.lay_out()
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.lay_out()
         return result
 
     def setup(self) -> None:
