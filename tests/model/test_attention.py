@@ -183,7 +183,7 @@ def test_products_need_no_copy_of_the_weights_whatever_was_done_to_the_model(kin
     assert all(layouts(model)) and all(layouts(other))
     assert all(p.requires_grad for p in other.parameters())
     if torch.equal(other.W_E, model.W_E):  # all but that which went through bfloat16
-        assert torch.equal(other(tokens), model(tokens))
+        torch.testing.assert_close(other(tokens), model(tokens), rtol=0, atol=1e-5)
 
 
 def test_weights_written_in_another_layout_give_the_same_and_can_be_laid_out_anew():
