@@ -62,7 +62,7 @@ class Config:
                 "leave it out, or set tied=False"
             )
         if isinstance(self.positions, Rotary):
-            dim = self.positions.dim or self.attention.d_head
+            dim = self.attention.d_head if self.positions.dim is None else self.positions.dim
             if dim % 2 or not 0 < dim <= self.attention.d_head:
                 raise ConfigError(
                     f"Rotary dim must be even and at most d_head={self.attention.d_head}, got {dim}; set its dim"
@@ -72,6 +72,11 @@ class Config:
     def vocab_out(self) -> int:
         """Number of logits."""
         return self.d_vocab if self.d_vocab_out is None else self.d_vocab_out
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of fresh weights."""
+        return 0.8 / self.d_model**0.5 if self.init_range is None else self.init_range
 
     def change(self, **changes: Any) -> "Config":
         """A copy with some fields replaced."""

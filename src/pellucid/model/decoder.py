@@ -213,12 +213,11 @@ class Decoder(HookedRoot, Weights):
 
     def draw_weights(self, seed: int | None = None) -> None:
         """Draws every weight matrix anew from a normal distribution; biases become zero."""
-        deviation = self.config.init_range or 0.8 / self.config.d_model**0.5
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.rsplit(".", 1)[-1].startswith("W_"):
-                    parameter.normal_(std=deviation, generator=generator)
+                    parameter.normal_(std=self.config.deviation, generator=generator)
                 elif name.rsplit(".", 1)[-1].startswith("b"):
                     parameter.zero_()
 

@@ -64,7 +64,7 @@ FIELDS: dict[str, Callable[["Decoder"], Any]] = {
     "rotary_base": _rotary("base"),
     "tie_word_embeddings": lambda m: "W_U" not in m.unembed._parameters,
     "parallel_attn_mlp": lambda m: False,
-    "init_range": lambda m: m.config.init_range or 0.8 / m.config.d_model**0.5,
+    "init_range": lambda m: m.config.deviation,
     "device": lambda m: m.device,
     "dtype": lambda m: m.dtype,
     "n_params": lambda m: sum(p.numel() for p in m.parameters()),
