@@ -2,13 +2,12 @@
 
 import json
 
+import nbclient
+import nbformat
 import pytest
 
 from pellucid.viz.document import json_in_html
 from pellucid.viz.modules import source
-
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"

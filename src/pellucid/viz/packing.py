@@ -21,7 +21,7 @@ def packed(value: Any, encode: Callable[[bytes], Any]) -> Any:
         {'loss': {'kind': 'float64', 'shape': [1], 'bytes': '000000000000f03f'}}
     """
     if isinstance(value, np.ndarray):
-        kind = str(value.dtype)
+        kind = value.dtype.name
         if kind not in KINDS:
             raise TypeError(f"arrays of a view must be {' or '.join(KINDS)}, got {kind}")
         little = value.astype(value.dtype.newbyteorder("<"), copy=False)

@@ -1,0 +1,38 @@
+"""Where pictures appear that are made outside of a notebook."""
+
+import pytest
+
+from pellucid import viz
+from pellucid.viz import showing
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(showing, "_told", set())
+    monkeypatch.setattr(showing, "_numbers", {})
+    monkeypatch.delenv(showing.FOLDER, raising=False)
+
+
+def test_a_script_is_told_once_why_nothing_shows(capsys):
+    viz.hello("Ada")
+    viz.line([1.0, 2.0])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "there is none here" in said.err and "PELLUCID_PICTURES=FOLDER" in said.err
+
+
+def test_a_script_writes_each_picture_where_it_is_asked_to(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(showing.FOLDER, str(tmp_path / "new"))
+    viz.hello("Ada </title>")
+    viz.imshow([[1.0]], title="Normalized Logit Difference: a/b")
+    viz.line([1.0, 2.0])
+    names = ["001-hello-ada-title.html", "002-normalized-logit-difference-a-b.html", "003-plot.html"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    assert [line.rsplit("/")[-1] for line in capsys.readouterr().err.splitlines()] == names
+
+
+def test_a_terminal_of_ipython_is_no_notebook(monkeypatch):
+    IPython = pytest.importorskip("IPython")
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    assert showing.notebook() is None and showing.cell() is None
