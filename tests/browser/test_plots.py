@@ -57,9 +57,11 @@ def test_a_measurement_tells_cell_number_and_interval(charted):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_can_be_read(charted, contrast, scheme):
-    with charted(
-        viz.line(torch.randn(20), xaxis="Position", yaxis="Loss", title="Loss by position"), scheme=scheme
-    ) as page:
+    figure = viz.line(torch.randn(20), xaxis="Position", yaxis="Loss", title="Loss by position")
+    figure.add_vline(x=3)
+    with charted(figure, scheme=scheme) as page:
+        marked = page.locator(".shapelayer path").evaluate("path => getComputedStyle(path).stroke")
+        assert marked == {"light": "rgb(27, 31, 36)", "dark": "rgb(230, 232, 235)"}[scheme]
         assert page.locator(".scatterlayer .js-line").count() == 1
         assert contrast(page, ".main-svg")[0] >= 4.5
         page.emulate_media(media="print")

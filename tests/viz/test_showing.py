@@ -32,6 +32,18 @@ def test_a_script_writes_each_picture_where_it_is_asked_to(capsys, monkeypatch, 
     assert [line.rsplit("/")[-1] for line in capsys.readouterr().err.splitlines()] == names
 
 
+def test_parts_of_something_larger_are_only_returned(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(showing.FOLDER, str(tmp_path))
+    with pytest.raises(KeyError), showing.unshown():
+        assert viz.hello("Ada").name == "Ada"
+        assert viz.line([1.0, 2.0], "no such renderer").data[0].y.tolist() == [1.0, 2.0]
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == ""
+    viz.hello("Ada")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_terminal_of_ipython_is_no_notebook(monkeypatch):
     IPython = pytest.importorskip("IPython")
     monkeypatch.setattr(IPython, "get_ipython", lambda: object())

@@ -32,7 +32,7 @@
   const media = ["(prefers-color-scheme: dark)", "print"].map((query) => matchMedia(query));
   const isDark = () => media[0].matches && !media[1].matches;
 
-  function themed(layout) {
+  function themed(layout, plain) {
     const [text, line] = isDark() ? ["#e6e8eb", "#4a535e"] : ["#1b1f24", "#c4cbd3"];
     const clear = "rgba(0,0,0,0)";
     const changes = {
@@ -42,6 +42,7 @@
     for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       for (const part of ["gridcolor", "linecolor", "zerolinecolor"]) changes[`${axis}.${part}`] = line;
     }
+    for (const shape of plain) changes[`shapes[${shape}].line.color`] = text;
     return changes;
   }
 
@@ -53,7 +54,8 @@
     layout.xaxis ??= {};
     layout.yaxis ??= {};
     await Plotly.newPlot(el, data, layout, SETTINGS);
-    const look = () => Plotly.relayout(el, themed(el.layout));
+    const plain = (layout.shapes ?? []).map((shape, i) => (shape.line?.color ? -1 : i)).filter((i) => i >= 0);
+    const look = () => Plotly.relayout(el, themed(el.layout, plain));
     await look();
     for (const query of media) query.addEventListener("change", look);
   }
