@@ -81,7 +81,7 @@ class Watch:
         page.on("console", self._heard)
 
     def _heard(self, message: "playwright.ConsoleMessage") -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning", "trace", "assert"):
             self.complaints.append(message.text)
 
     @property

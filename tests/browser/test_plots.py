@@ -30,16 +30,14 @@ def hover(page, x: float, y: float) -> str:
 
 
 def test_a_heatmap_of_a_tensor_shows_tokens_as_they_are(charted):
-    values = torch.tensor([[0.125, 0.5, -0.25], [0.0, 0.75, 1.0]])
-    figure = viz.imshow(
-        values, x=["<s>", " the", " the"], xaxis="Position", yaxis="Layer", title="Patched", aspect="auto"
-    )
+    values = torch.tensor([[0.125, 0.5, -0.000025], [0.0, 0.75, 1.0]])
+    figure = viz.imshow(values, x=["<s>", " the", " the"], xaxis="Position", yaxis="Layer", title="Patched")
     with charted(figure) as page:
         assert page.locator(".heatmaplayer image").count() == 1
         assert page.locator(".xtick").all_text_contents() == ["<s> 0", "·the 1", "·the 2"]
         assert page.locator(".ytick").all_text_contents() == ["1", "0"]
         told = hover(page, 0.9, 0.25)
-        assert "·the 2" in told and "-0.25" in told.replace("−", "-")
+        assert "·the 2" in told and "-0.000025" in told.replace("−", "-")
 
 
 def test_a_measurement_tells_cell_number_and_interval(charted):

@@ -64,7 +64,12 @@ def imshow(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: 
     for key, size in (("y", sizes[0]), ("x", sizes[1])):
         if options.get(key) is not None:
             options[key], categories[key] = _labels(key, options[key], size)
+    if any(categories.values()):
+        options.setdefault("aspect", "auto")  # plotly makes cells square on axes of numbers only
     figure = plotly.express.imshow(values, **options)
+    traces: Any = figure.data
+    for trace in traces:  # as it is, plotly tells 2e-6 as 2μ
+        trace.update(hovertemplate=(trace.hovertemplate or "").replace("%{z}", "%{z:.4g}"))
     _type_axes(figure, categories)
     for key, size, update in (("y", sizes[0], figure.update_yaxes), ("x", sizes[1], figure.update_xaxes)):
         if key not in categories:
