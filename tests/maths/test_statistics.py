@@ -12,7 +12,7 @@ from scipy import stats
 
 from pellucid.base.errors import ArgumentError
 from pellucid.maths import statistics
-from pellucid.maths.statistics import _resamples, _signs, corrected, effect
+from pellucid.maths.statistics import _resamples, _signs, corrected, effect, max_statistic, smallest_p, split
 
 EFFECTS = arrays(np.float64, st.integers(2, 9), elements=st.integers(-20, 20).map(lambda k: k / 4))
 
@@ -289,3 +289,79 @@ def test_what_is_no_p_value_is_refused(p):
 def test_an_unknown_correction_is_refused():
     with pytest.raises(ArgumentError, match="method must be fdr, got 'bonferroni'"):
         corrected(np.array([0.1]), method="bonferroni")
+
+
+class TestMaxStatistic:
+    @given(arrays(np.float64, st.tuples(st.integers(2, 7), st.integers(1, 4)), elements=st.integers(-9, 9).map(float)))
+    def test_it_is_that_of_literal_enumeration(self, x):
+        size = np.sqrt((x**2).sum(axis=0))
+        farthest = [
+            max(abs(np.dot(signs, x[:, c])) / size[c] if size[c] else 0 for c in range(x.shape[1]))
+            for signs in product((1, -1), repeat=len(x))
+        ]
+        observed = np.where(size > 0, abs(x.sum(axis=0)) / np.where(size > 0, size, 1), 0)
+        expected = [np.mean([f >= o - 1e-9 for f in farthest]) for o in observed]
+        np.testing.assert_allclose(max_statistic(x), expected)
+
+    def test_one_cell_has_the_p_value_of_its_own_test(self):
+        x = sample(9)
+        np.testing.assert_allclose(max_statistic(x[:, None]), [effect(x).p_value])
+
+    @pytest.mark.parametrize("n", [8, 30])
+    def test_equal_cells_cost_nothing(self, n):
+        x = sample(n)
+        np.testing.assert_allclose(max_statistic(np.tile(x[:, None], 50)), np.full(50, effect(x).p_value))
+
+    @pytest.mark.parametrize("n", [8, 30])
+    def test_it_does_not_depend_on_the_blocks(self, monkeypatch, n):
+        x = sample(n, 3, 5)
+        whole = max_statistic(x)
+        monkeypatch.setattr(statistics, "BLOCK", 40_000)
+        assert whole.shape == (3, 5)
+        np.testing.assert_array_equal(max_statistic(x), whole)
+
+    def test_under_the_null_any_cell_is_found_in_one_family_of_twenty(self):
+        random = np.random.default_rng(0)
+        shared = random.normal(size=(400, 10, 1))
+        families = shared + random.normal(size=(400, 10, 20)) * random.uniform(0.1, 5, size=20)
+        found = np.mean([max_statistic(x).min() < 0.05 for x in families])
+        assert 0.02 < found < 0.08  # 0.05, and four standard errors of 400 families less or more
+
+    def test_it_reaches_the_smallest_p_whatever_the_number_of_cells(self):
+        x = sample(7, 500)
+        x[:, 3] = 100
+        assert max_statistic(x)[3] == smallest_p(7) == 1 / 64
+        assert corrected(effect(x).p_value)[3] > 0.05
+
+    def test_cells_that_are_not_numbers_are_passed_over(self):
+        x = sample(8, 3)
+        x[2, 1] = np.nan
+        found = max_statistic(x)
+        assert np.isnan(found[1])
+        np.testing.assert_array_equal(found[[0, 2]], max_statistic(x[:, [0, 2]]))
+        assert np.isnan(max_statistic(np.full((4, 2), np.inf))).all()
+
+    def test_one_prompt_has_none(self):
+        assert np.isnan(max_statistic(np.ones((1, 2)))).all()
+
+    def test_a_tensor_is_taken(self):
+        x = sample(8, 2)
+        np.testing.assert_array_equal(max_statistic(torch.tensor(x)), max_statistic(x))
+
+    def test_no_prompt_is_refused(self):
+        with pytest.raises(ArgumentError, match=r"one prompt or more on its first axis, got shape \[0, 2\]"):
+            max_statistic(np.ones((0, 2)))
+
+
+@pytest.mark.parametrize("n", [2, 6, 12, 200])
+def test_the_smallest_p_is_that_of_equal_effects(n):
+    assert effect(np.ones(n)).p_value == smallest_p(n)
+
+
+def test_where_signs_are_drawn_the_smallest_p_is_about_that():
+    assert smallest_p(13) / 2 < effect(np.ones(13)).p_value < smallest_p(13) * 2
+
+
+@pytest.mark.parametrize(("n", "chosen", "reported"), [(1, [0], [0]), (2, [0], [1]), (5, [0, 1], [2, 3, 4])])
+def test_prompts_are_split_in_two_halves(n, chosen, reported):
+    assert [list(half) for half in split(n)] == [chosen, reported]

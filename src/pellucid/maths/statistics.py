@@ -9,7 +9,7 @@ weights are drawn anew from the seed for each block of cells rather than kept.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from math import floor, prod
 
 import numpy as np
@@ -138,6 +138,70 @@ def corrected(p: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."], *, method: s
     return result
 
 
+def max_statistic(x: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."], *, seed: int = 0) -> Float[np.ndarray, "..."]:
+    """The p values of many cells' mean effects, corrected for there being many by how they vary together.
+
+    The sign-flip test of `effect`, with each choice of signs shared by all cells, and each cell compared with the cell
+    that then lies farthest from zero, measured by its own root mean square. The probability that any cell of no effect
+    comes out below 0.05 is at most 5 %, however the cells depend on each other; where they go together, as neighbouring
+    cells do, this finds more than a correction that takes each for itself.
+
+    Args:
+        x: ``[prompt *cells]``, real numbers; all cells are one family.
+        seed: For the signs, beyond 12 prompts.
+
+    Returns:
+        float64 of the shape of the cells. NaN for a cell that is not finite on each prompt, and for one prompt.
+
+    Raises:
+        ArgumentError: No prompt, or no real numbers.
+
+    Source: Westfall and Young 1993, "Resampling-Based Multiple Testing", single step; Nichols and Holmes 2002.
+
+    Example:
+        >>> max_statistic(np.array([[0.9, 0.1], [1.1, -0.2], [1.0, 0.1], [1.2, 0.1], [0.8, -0.2], [1.0, 0.1]]))
+        array([0.03125, 1.     ])
+    """
+    numbers = _real(x)
+    if numbers.ndim == 0 or len(numbers) == 0:
+        raise ArgumentError(f"x must have one prompt or more on its first axis, got shape {list(numbers.shape)}")
+    n, cells = len(numbers), numbers.shape[1:]
+    columns = numbers.reshape(n, prod(cells)).astype(np.float64)
+    p_value = np.full(prod(cells), np.nan)
+    sound = np.isfinite(columns).all(axis=0)
+    if n == 1 or not sound.any():
+        return p_value.reshape(cells)
+    size = np.sqrt((columns[:, sound] ** 2).sum(axis=0))
+    scaled = columns[:, sound] / np.where(size == 0, 1, size)
+    observed, width = np.abs(scaled.sum(axis=0)), max(1, BLOCK // max(n, DRAWS))
+    farthest = np.sort(np.max([_farthest(scaled[:, i : i + width], seed) for i in range(0, len(size), width)], axis=0))
+    least = observed - 4 * n * np.finfo(np.float64).eps * np.sqrt(n)  # what lies closer is a tie by rounding
+    p_value[sound] = 1 - np.searchsorted(farthest, least) / len(farthest)
+    return p_value.reshape(cells)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p value to expect of the sign-flip test on `n` prompts: ``2^(1-n)``, but no less than 1e-4.
+
+    Example:
+        >>> smallest_p(5)
+        0.0625
+    """
+    return max(0.5 ** (n - 1), 1 / (DRAWS + 1))
+
+
+def split(n: int) -> tuple[range, range]:
+    """The prompts to choose a cell on, and the others, to say what it measures: the best looks better than it is.
+
+    Of three prompts one chooses; a single one must do both.
+
+    Example:
+        >>> split(5)
+        (range(0, 2), range(2, 5))
+    """
+    return range(max(1, n // 2)), range(n // 2, n)
+
+
 def _real(x: Tensor | np.ndarray) -> Shaped[np.ndarray, "..."]:
     """As numpy knows it: on the CPU, and no bfloat16."""
     if isinstance(x, Tensor):
@@ -177,6 +241,12 @@ def _sign_flip(x: Float[np.ndarray, "n cells"], seed: int) -> Float[np.ndarray, 
     for signs in blocks:
         reached += (np.abs(signs @ x) >= least).sum(axis=0)
     return reached / (rows + 1)
+
+
+def _farthest(x: Float[np.ndarray, "n cells"], seed: int) -> Float[np.ndarray, " choices"]:
+    """How far from zero the sum of the farthest cell lies, for each choice of signs, the observed one first."""
+    _, blocks = _signs(len(x), seed)
+    return np.concatenate([np.abs(signs @ x).max(axis=1) for signs in chain([np.ones((1, len(x)))], blocks)])
 
 
 def _inverted(x: Float[np.ndarray, "n cells"], alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
