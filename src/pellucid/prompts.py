@@ -180,13 +180,11 @@ class Prompts(Decoder):
             )
         return found[0 if mode == "first" else -1]
 
-    def tokens_to_residual_directions(
-        self, tokens: str | int | Int[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape d_model"]:
+    def tokens_to_residual_directions(self, tokens: str | int | Int[Tensor, "..."]) -> Float[Tensor, "*shape d_model"]:
         """The direction in the residual stream that writes for each token: its column of `W_U`.
 
         Args:
-            tokens: A text that is one token, an id, or ids of any shape (`[1]` gives `[d_model]`).
+            tokens: A text that is one token, an id, or ids of any shape; a single id gives `[d_model]`.
         """
         ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
         if isinstance(ids, Tensor) and ids.numel() > 1:
