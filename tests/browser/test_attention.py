@@ -204,7 +204,7 @@ def test_a_thousand_tokens_and_twelve_heads_answer(shown, pixels):
     attention = np.tril(attention)
     attention[7, np.arange(1, n), np.arange(n - 1)] = 3.0  # a stripe one cell wide, to be seen in its thumbnail
     view = viz.attention_patterns([f" t{i}" for i in range(n)], attention)
-    with shown(view, width=1300, height=1300) as page:
+    with shown(view, width=1300, height=1500) as page:
         for _ in range(100):  # thumbnails come a few at a time
             thumb = pixels(page.locator(".heads canvas").nth(7))
             if thumb[40][1] != (0, 0, 0):

@@ -14,12 +14,15 @@ def test_it_greets_by_name_and_draws(shown, pixels):
 
 def test_the_mouse_and_the_keyboard_reach_it(shown):
     with shown(viz.hello("Ada")) as page:
+        tip = page.locator(".tip")
+        assert tip.is_hidden()
         page.locator("canvas").hover()
-        page.get_by_text("Hovering works too.").wait_for()
+        tip.wait_for()
+        assert tip.inner_text() == "Hovering works too."
         page.mouse.move(500, 500)
-        page.locator(".tip").wait_for(state="hidden")
+        tip.wait_for(state="hidden")
         page.keyboard.press("Tab")
-        page.get_by_text("Hovering works too.").wait_for()
+        assert tip.is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -109,7 +109,7 @@ def test_lines_are_short_and_nothing_sticks_out(opened, report):
             page.locator("p").first.evaluate(
                 "p => p.getBoundingClientRect().width / parseFloat(getComputedStyle(p).fontSize)"
             )
-            < 45
+            < 50
         )
     with opened(report, width=380) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 380

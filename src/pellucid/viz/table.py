@@ -92,16 +92,8 @@ def sortable_table(
     """
     if not columns:
         raise ArgumentError("columns must hold one column or more, got none")
-    measured = {name: column for name, column in columns.items() if isinstance(column, Measurement)}
     if rows is None:
-        if not measured:
-            raise ArgumentError("rows must be given where no column is a Measurement, got none")
-        rows = next(iter(measured.values())).labels
-        for name, column in measured.items():
-            if column.labels != rows:
-                raise ArgumentError(
-                    f"all Measurements must have the same cells, got others in {name!r}; choose with .sel"
-                )
+        rows = _cells(columns)
     numbers = [_numbers(name, column) for name, column in columns.items()]
     for column in numbers:
         if column.values.shape != (len(rows),):
@@ -116,6 +108,18 @@ def sortable_table(
     view = SortableTable(rows=[str(row) for row in rows], rows_name=rows_name, columns=numbers, sort=sort)
     view.show()
     return view
+
+
+def _cells(columns: Mapping[str, Any]) -> list[str]:
+    """What the cells of all the Measurements are called."""
+    measured = {name: column.labels for name, column in columns.items() if isinstance(column, Measurement)}
+    if not measured:
+        raise ArgumentError("rows must be given where no column is a Measurement, got none")
+    rows = next(iter(measured.values()))
+    for name, labels in measured.items():
+        if labels != rows:
+            raise ArgumentError(f"all Measurements must have the same cells, got others in {name!r}; choose with .sel")
+    return rows
 
 
 def _numbers(name: str, column: Any) -> Numbers:
