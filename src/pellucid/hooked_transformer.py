@@ -487,7 +487,11 @@ class HookedTransformer(Prompts):
             if attention_mask is None and len(found.mask) > 1 and not found.mask.all():
                 attention_mask = found.mask
             return found.tokens, attention_mask
-        tokens = torch.as_tensor(input, device=self.device)
+        try:
+            tokens = torch.as_tensor(input, device=self.device)
+        except ValueError as error:
+            raise ArgumentError(f"tokens must be rows of one length, got: {error}; pad them and give a mask") from error
+        tokens = tokens if tokens.is_floating_point() else tokens.long()
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self._padded_left(padding_side):
             attention_mask = self.real_tokens(tokens, "left")
