@@ -332,6 +332,8 @@ class HookedTransformer(Prompts):
             raise ArgumentError(f"return_type must be 'input', 'str' or 'tokens', got {return_type!r}")
         if padding_side == "right":
             raise ArgumentError("generation continues the end of each row, so padding_side must be 'left', got 'right'")
+        if max_new_tokens < 0:
+            raise ArgumentError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
         tokens, mask = self._ids(input, None, prepend_bos, "left")
         if tokens.shape[1] + max_new_tokens > self.config.n_ctx:
             raise ArgumentError(
