@@ -185,4 +185,6 @@ def sliced(name: str, x: Tensor, pos_slice: PosSlice, has_batch_dim: bool = True
 
 
 def _index(wanted: PosSlice) -> Any:
-    return wanted if wanted is None or isinstance(wanted, int | slice) else list(wanted)
+    if wanted is None:
+        return slice(None)
+    return wanted if isinstance(wanted, int | slice) else list(wanted)
