@@ -14,6 +14,7 @@ from statistics import fmean
 import torch
 
 from pellucid import AttentionConfig, Config, HookedTransformer
+from pellucid.analysis.repeated import repeated_tokens
 from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.studies.induction import CUT, induction
@@ -64,7 +65,7 @@ def tell(step: int, loss: float) -> None:
 
 def tested(model: HookedTransformer, period: int) -> StudyResult:
     """What the study finds at a period, on tokens that the training never drew."""
-    return induction(model, seq_len=period, batch=64, seed=SEED + 1)
+    return induction(model, repeated_tokens(model, seq_len=period, batch=64, seed=SEED + 1))
 
 
 def every_head(result: StudyResult) -> dict[str, dict[str, dict[str, float]]]:

@@ -57,7 +57,7 @@ def test_progress_is_on_stderr_alone(pellucid):
 def test_results_are_written_where_asked(pellucid, tmp_path):
     done = pellucid(*STUDY, "--out", "out/tour", "--seed", "3", "--batch", "4", "--seq-len", "12")
     assert done.status == 0
-    assert done.out.endswith("Written to out/tour/result.json\n")
+    assert done.out.endswith("Written to out/tour/result.json\nReport: out/tour/report.html\n")
     result = json.loads((tmp_path / "out" / "tour" / "result.json").read_text())
     assert (result["record"]["seed"], result["record"]["settings"]["seq_len"]) == (3, 12)
     assert all((tmp_path / "out" / "tour" / file).is_file() for file in result["files"])
@@ -112,7 +112,7 @@ def test_a_model_without_layers_still_predicts(pellucid, saved):
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(pellucid, monkeypatch):
-    def refuse(self, folder, *, overwrite):
+    def refuse(self, folder, *, page, overwrite):
         raise OutputError("out must be writable, got: full")
 
     monkeypatch.setattr("pellucid.studies.result.StudyResult.save", refuse)

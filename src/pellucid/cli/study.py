@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write result.json and the numbers.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where to write report.html, result.json and the numbers.")
+]
+NoBos = Annotated[bool, typer.Option("--no-bos", help="Leave BOS out where the model has one (a known trap).")]
+Rule = Annotated[
+    str | None,
+    typer.Option("--rule", metavar="RULE", help="Measure as a publication did: article or introduction."),
+]
+Second = Annotated[
+    str | None,
+    typer.Option("--second", metavar="MODEL", help="Another model, whose heads are scored on the same tokens."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
 
 
@@ -29,6 +40,9 @@ def induction(
     seq_len: SeqLen = None,
     batch: Batch = 30,
     seed: Seed = 0,
+    no_bos: NoBos = False,
+    rule: Rule = None,
+    second: Second = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -40,26 +54,31 @@ def induction(
         pellucid study induction --model toy-induction --out out/tour
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     from pellucid.analysis.reading import about_bos
+    from pellucid.analysis.repeated import repeated_tokens
     from pellucid.studies.induction import induction as find
+    from pellucid.studies.induction_page import induction_page
     from pellucid.studies.result import check_vacant
 
     if out is not None:
         check_vacant(out, overwrite=overwrite)
     read = loaded(model)
-    found = find(read, seq_len=seq_len, batch=batch, seed=seed, progress=say)
-    path = None if out is None else found.save(out, overwrite=overwrite)
+    tokens = repeated_tokens(read, seq_len=seq_len, batch=batch, seed=seed, rule=rule, bos=False if no_bos else None)
+    found = find(read, tokens, second=None if second is None else loaded(second), progress=say)
+    path = None if out is None else found.save(out, page=induction_page(found), overwrite=overwrite)
     if as_json:
-        print_json(found.to_dict())
+        print_json(found.to_dict(page=path is not None))
         return
     print_tokens(found.model, found.record.settings, found.record.seed, about_bos(read))
     print_induction(found.figures, batch=batch)
     if path is not None:
         typer.echo(f"Written to {path}")
+        typer.echo(f"Report: {path.with_name('report.html')}")
 
 
 def print_induction(figures: dict[str, "Figure"], *, batch: int) -> None:
     """Tables of what the study of repeated tokens found."""
-    from pellucid.studies.induction import CUT, split
+    from pellucid.studies.induction import CUT
+    from pellucid.studies.result import split
 
     halves = []
     for name, words in (("logprob", "log-probability"), ("loss", "loss"), ("accuracy", "accuracy")):

@@ -14,9 +14,11 @@ from pellucid.base.errors import ArgumentError, OutputError
 from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.measurement import Measurement
+from pellucid.report.page import Page
 
 SCHEMA = 1
 RESULT = "result.json"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,8 @@ class StudyResult:
     figures: dict[str, Figure]
     measurements: dict[str, Measurement]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As `result.json` holds it."""
+    def to_dict(self, *, page: bool = False) -> dict[str, Any]:
+        """As `result.json` holds it; `page` tells whether a report lies beside it."""
         paths = {name: f"measurements/{name}.nc" for name in self.measurements}
         return {
             "schema": SCHEMA,
@@ -77,14 +79,15 @@ class StudyResult:
             "record": self.record.to_dict(),
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "measurements": paths,
-            "files": [RESULT, *paths.values()],
+            "files": [RESULT, *([REPORT] if page else []), *paths.values()],
         }
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, page: Page | None = None, overwrite: bool = False) -> Path:
         """Writes everything into a folder, whole or not at all.
 
         Args:
             folder: Made if it is not there; other files in it stay.
+            page: The report, which becomes `report.html`.
             overwrite: Replace a result that lies there.
 
         Returns:
@@ -95,10 +98,12 @@ class StudyResult:
         """
         folder = Path(folder)
         check_vacant(folder, overwrite=overwrite)
-        result = self.to_dict()
+        result = self.to_dict(page=page is not None)
         with written_aside(folder) as aside:
             for name, path in result["measurements"].items():
                 self.measurements[name].save(aside / path)
+            if page is not None:
+                page.save(aside / REPORT)
             text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
             (aside / RESULT).write_text(text + "\n", encoding="utf-8")
             # What is moved into a folder one by one is no result before the last file, which this is, has come.
@@ -117,3 +122,8 @@ def check_vacant(folder: str | Path, *, overwrite: bool) -> None:
         raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
     if (folder / RESULT).exists() and not overwrite:
         raise OutputError(f"{folder} must not hold results already, it has {RESULT}; add --overwrite (overwrite=True)")
+
+
+def split(n: int) -> tuple[list[int], list[int]]:
+    """The prompts that a head is chosen on, and those that its figures come from; a single one serves both."""
+    return list(range(max(1, n // 2))), list(range(n // 2, n))
