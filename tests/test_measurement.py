@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pellucid.base.axes import AXES
-from pellucid.base.errors import ArgumentError, CheckpointError, OutputError, TooLargeError, UnknownNameError
+from pellucid.base.errors import (
+    ArgumentError,
+    CheckpointError,
+    MisreadWarning,
+    OutputError,
+    TooLargeError,
+    UnknownNameError,
+)
 from pellucid.base.netcdf import save_dataset
 from pellucid.base.record import Record
-from pellucid.maths.statistics import effect
+from pellucid.maths.statistics import corrected, effect, max_statistic
 from pellucid.measurement import UNITS, Measurement
 
 RECORD = Record(model="toy", seed=3, processing=("fold_ln",), settings={"rule": "article"})
@@ -657,6 +664,262 @@ class TestRepr:
             "Measurement loss: one value, nats\n  loss  2.5"
         )
         assert repr(measurement(np.zeros(0), "layer")) == "Measurement: layer 0, fraction"
+
+
+def patched(prompts=8, layers=2, heads=3, seed=0, **settings):
+    """As a sweep gives it: the raw metric, and that of the clean and the corrupted run."""
+    random = np.random.default_rng(seed)
+    corrupted = random.normal(size=prompts)
+    clean = corrupted + random.uniform(2, 4, size=prompts)
+    share = random.uniform(0, 1, size=(layers, heads))
+    value = corrupted[:, None, None] + share * (clean - corrupted)[:, None, None]
+    value += 0.1 * random.normal(size=value.shape)
+    return measurement(
+        value,
+        ("prompt", "layer", "head"),
+        name="logit difference",
+        unit="logits",
+        record=Record(settings=settings),
+        variables={"clean": ("prompt", clean), "corrupted": ("prompt", corrupted)},
+    )
+
+
+class TestEffect:
+    @pytest.mark.parametrize(("direction", "base"), [("denoise", "corrupted"), ("noise", "clean")])
+    def test_it_is_the_difference_from_the_unpatched_run(self, direction, base):
+        made = patched(direction=direction)
+        found = made.effect()
+        expected = made.values - made.dataset[base].values[:, None, None]
+        np.testing.assert_allclose(found.values, expected)
+        assert same(found, made.effect(base))
+        assert (found.dims, found.unit, found.name) == (made.dims, "logits", "logit difference, effect")
+        assert found.record.settings["effect"] == base
+        assert list(found.dataset.data_vars) == ["value"]
+
+    def test_axes_stay_in_their_order(self):
+        made = measurement(np.ones((2, 3)), ("layer", "prompt"), variables={"clean": ("prompt", [1, 2, 3])})
+        assert made.effect("clean").values.tolist() == [[0, -1, -2], [0, -1, -2]]
+
+    def test_intervals_of_means_fall_away(self):
+        found = patched().mean("prompt").effect("clean")
+        assert list(found.dataset.data_vars) == ["value"]
+        assert found.n is None
+
+    def test_its_mean_has_the_interval_of_the_differences(self):
+        made = patched()
+        expected = effect(made.values - made.dataset["clean"].values[:, None, None])
+        found = made.effect("clean").mean("prompt")
+        np.testing.assert_allclose(found.dataset["low"], expected.low)
+
+    def test_a_base_that_nobody_names_is_refused(self):
+        with pytest.raises(ArgumentError, match="base must be named where the record has no direction, got None"):
+            patched().effect()
+
+    def test_a_base_that_is_not_there_is_refused(self):
+        with pytest.raises(UnknownNameError, match="base must be a variable.* got 'cleen'; nearest: clean"):
+            patched().effect("cleen")
+
+
+class TestNormalised:
+    def test_its_mean_is_the_ratio_of_the_mean_effects(self):
+        made = patched()
+        found = made.normalised().mean("prompt")
+        clean, corrupted = (made.dataset[key].values for key in ("clean", "corrupted"))
+        expected = (made.values.mean(0) - corrupted.mean()) / (clean.mean() - corrupted.mean())
+        np.testing.assert_allclose(found.values, expected)
+        assert found.unit == "fraction"
+        assert found.record.settings["normalised"] == "ratio of means"
+
+    def test_its_interval_is_that_of_the_delta_method(self):
+        made = patched(prompts=6)
+        gap = made.dataset["clean"].values - made.dataset["corrupted"].values
+        part = made.values[:, 1, 2] - made.dataset["corrupted"].values
+        ratio = part.mean() / gap.mean()
+        error = np.std(part - ratio * gap, ddof=1) / gap.mean() / np.sqrt(6)
+        found = made.normalised().sel(layer=1, head=2).mean("prompt")
+        np.testing.assert_allclose(found.dataset["high"] - found.values, 2.5705818 * error)
+
+    def test_the_clean_run_is_1_and_the_corrupted_0_for_certain(self):
+        made = patched()
+        for base, expected in (("clean", 1), ("corrupted", 0)):
+            value = made.dataset[base].values[:, None]
+            variables = {key: ("prompt", made.dataset[key].values) for key in ("clean", "corrupted")}
+            one = measurement(value, ("prompt", "layer"), variables=variables)
+            for found in (one.normalised(), one.normalised(per_prompt=True)):
+                mean = found.mean("prompt")
+                for part in (mean.values, mean.dataset["low"], mean.dataset["high"]):
+                    np.testing.assert_allclose(part, expected, atol=1e-12)
+
+    def test_on_request_each_prompt_has_its_own_fraction(self):
+        made = patched()
+        found = made.normalised(per_prompt=True)
+        clean, corrupted = (made.dataset[key].values[:, None, None] for key in ("clean", "corrupted"))
+        np.testing.assert_allclose(found.values, (made.values - corrupted) / (clean - corrupted))
+        assert found.record.settings["normalised"] == "mean of ratios"
+
+    def test_means_can_be_made_fractions_too(self):
+        made = patched()
+        np.testing.assert_allclose(made.mean("prompt").normalised().values, made.normalised().mean("prompt").values)
+
+    def test_of_one_prompt_it_is_its_own_fraction(self):
+        one = patched().sel(prompt=[3])
+        np.testing.assert_allclose(one.normalised().values, one.normalised(per_prompt=True).values)
+
+    @pytest.mark.parametrize("missing", ["clean", "corrupted"])
+    def test_it_needs_both_runs(self, missing):
+        other = {"clean": "corrupted", "corrupted": "clean"}[missing]
+        made = measurement([1.0, 2.0], "prompt", variables={other: ("prompt", [0, 1])})
+        with pytest.raises(UnknownNameError, match=f"{missing}, which a fraction needs, must be a variable"):
+            made.normalised()
+
+    def test_runs_that_give_the_same_are_refused(self):
+        variables = {"clean": ("prompt", [1, 3]), "corrupted": ("prompt", [1, 2])}
+        made = measurement([1.0, 2.0], "prompt", variables=variables)
+        with pytest.raises(ArgumentError, match="must differ for a fraction.* leave such prompts out with .sel"):
+            made.normalised(per_prompt=True)
+        assert made.normalised().mean("prompt").item() == 0
+
+
+class TestSignificant:
+    def test_cells_that_are_not_are_nan_and_the_rest_stays(self):
+        made = scores(prompts=12, layers=3, heads=5)
+        mean = made.mean("prompt")
+        p = corrected(mean.dataset["p_value"].values)
+        found = made.significant(0.5)
+        np.testing.assert_array_equal(found.values, np.where(p <= 0.5, mean.values, np.nan))
+        assert 0 < np.isfinite(found.values).sum() < 15
+        np.testing.assert_array_equal(found.dataset["p_corrected"], p)
+        for key in ("low", "high", "p_value"):
+            np.testing.assert_array_equal(found.dataset[key], mean.dataset[key])
+        assert same(mean.significant(0.5), found)
+        assert len(found.top(15).labels) == np.isfinite(found.values).sum()
+
+    def test_the_max_statistic_shares_its_signs_over_cells(self):
+        made = scores(prompts=12, layers=3, heads=5)
+        found = made.significant(0.5, correction="max")
+        np.testing.assert_array_equal(found.dataset["p_corrected"], max_statistic(made.values))
+        moved = Measurement(made.values.transpose(1, 0, 2), ("layer", "prompt", "head"), unit="nats", record=RECORD)
+        np.testing.assert_allclose(moved.significant(0.5, correction="max").values, found.values)
+
+    def test_drawn_signs_follow_their_seed(self):
+        made = scores(prompts=20)
+        first, again, other = (made.significant(0.9, correction="max", seed=seed) for seed in (1, 1, 2))
+        assert same(first, again)
+        assert (first.dataset["p_corrected"] != other.dataset["p_corrected"]).any()
+
+    def test_it_says_so_and_is_saved(self, tmp_path):
+        made = scores(prompts=12).significant(0.9)
+        assert repr(made).split("\n")[0].endswith("mean of 12 prompts, 95 % interval (t), significant at 0.9 (fdr)")
+        made.save(tmp_path / "a.nc")
+        assert same(Measurement.load(tmp_path / "a.nc"), made)
+
+    def test_a_further_mean_forgets_it(self):
+        found = scores(prompts=12).significant(0.9).mean("layer")
+        assert list(found.dataset.data_vars) == ["value"]
+        assert "significant" not in repr(found)
+
+    @pytest.mark.parametrize(
+        ("prompts", "cells", "correction", "message"),
+        [
+            (
+                5,
+                1,
+                "max",
+                "n=5 prompts the smallest p value is 0.062, or 0.062 after correction over 1 cells, .* take 6 prompts or more",
+            ),
+            (
+                6,
+                6,
+                "fdr",
+                "n=6 prompts the smallest p value is 0.031, or 0.19 after correction over 6 cells, and 0.05 .* take 8 prompts",
+            ),
+            (1, 6, "fdr", "n=1 prompts the smallest p value is 1, or 1 after correction over 6 cells"),
+            (
+                20,
+                600,
+                "fdr",
+                "0.06 after correction over 600 cells, .*take correction='max', which does not count them",
+            ),
+        ],
+    )
+    def test_significance_that_is_out_of_reach_is_said(self, prompts, cells, correction, message):
+        values = np.resize([1.0, -1.01], (cells, prompts)).T if prompts % 2 == 0 else np.ones((prompts, cells))
+        with pytest.warns(MisreadWarning, match=message):
+            found = measurement(values, ("prompt", "head")).significant(correction=correction)
+        assert np.isnan(found.values).all()
+
+    def test_nothing_found_where_it_was_in_reach_is_no_warning(self):
+        values = np.resize([1.0, -1.01], (3, 10)).T
+        assert np.isnan(measurement(values, ("prompt", "head")).significant().values).all()
+
+    def test_what_cannot_be_asked_is_refused(self):
+        with pytest.raises(UnknownNameError, match="correction must be fdr or max, got 'mex'; nearest: max"):
+            scores().significant(correction="mex")
+        with pytest.raises(ArgumentError, match="alpha must lie between 0 and 1, got 5; 0.05 is usual"):
+            scores().significant(5)
+        with pytest.raises(UnknownNameError, match="must have the axis, got 'prompt'"):
+            scores().mean("prompt").significant(correction="max")
+        with pytest.raises(UnknownNameError, match="must have the axis, got 'prompt'"):
+            measurement([1.0], "layer").significant()
+
+
+class TestBest:
+    def test_it_is_chosen_on_one_half_and_measured_on_the_other(self):
+        made = scores(prompts=9, layers=3, heads=5)
+        found = made.best(2)
+        chosen, reported = made.sel(prompt=range(4)).mean("prompt"), made.sel(prompt=range(4, 9)).mean("prompt")
+        assert found.labels == chosen.top(2).labels
+        np.testing.assert_allclose(found.dataset["chosen_on"], chosen.top(2).values)
+        layer, head = map(int, found.labels[0].split("."))
+        there = reported.sel(layer=layer, head=head)
+        assert found.values[0] == there.item()
+        assert found.dataset["low"].values[0] == there.dataset["low"].item()
+        assert found.n == 5
+        assert found.record.settings["chosen_on"] == {"prompts": [0, 1, 2, 3], "by": "induction"}
+
+    def test_another_measurement_may_decide(self):
+        made, control = scores(), scores(seed=1)
+        found = made.best(by=made - control)
+        half = made.sel(prompt=[0, 1])
+        assert found.labels == (half - control.sel(prompt=[0, 1])).mean("prompt").top(1).labels
+        with pytest.raises(ArgumentError, match="same labels of layer, got 0, 1 and 0"):
+            made.best(by=control.sel(layer=[0]))
+
+    def test_of_noise_the_best_is_no_better_than_nothing(self):
+        values = np.random.default_rng(0).normal(size=(40, 500))
+        made = measurement(values, ("prompt", "head"))
+        assert made.mean("prompt").top(1).dataset["low"].item() > 0  # looks like something, and is not
+        assert made.best().dataset["low"].item() < 0 < made.best().dataset["high"].item()
+
+    def test_a_single_prompt_does_both(self):
+        found = scores(prompts=1).best()
+        assert found.n == 1
+        assert found.item() == pytest.approx(found.dataset["chosen_on"].item())
+
+    def test_without_prompts_it_is_refused(self):
+        with pytest.raises(UnknownNameError, match="must have the axis, got 'prompt'"):
+            scores().mean("prompt").best()
+
+
+class TestShowing:
+    def test_a_terminal_and_a_notebook_show_ten_with_interval_and_p(self):
+        found = scores(prompts=12, layers=3, heads=5).mean("prompt")
+        shown = found._shown(10)
+        assert shown.columns == ["", "attention mass", "interval", "p"]
+        assert [row[0] for row in shown.rows] == found.top(10).labels
+        assert shown.rest == 5
+        p = found.top(10).dataset["p_value"].values
+        assert [row[3] for row in shown.rows] == [f"{value:.2g}" for value in p]
+        assert found._repr_html_() == shown.html()
+        assert found.__rich__().row_count == 10
+
+    def test_corrected_p_values_take_the_place_of_p_values(self):
+        found = scores(prompts=12, layers=3, heads=5).significant(0.9)
+        p = found.top(10).dataset["p_corrected"].values
+        assert [row[3] for row in found._shown(10).rows] == [f"{value:.2g}" for value in p]
+
+    def test_one_prompt_has_neither(self):
+        assert scores(prompts=1).mean("prompt")._shown(10).columns == ["", "attention mass"]
 
 
 def test_importing_it_loads_no_slow_library():
