@@ -99,14 +99,10 @@ def induction_pair(
         attention=AttentionConfig(n_heads=n_heads, d_head=d_head),
         mlp=MLPConfig(d_mlp=4 * d_model),
         tied=True,
-        init_range=noise or None,
+        init_range=noise,
     )
     model, features = Decoder(config, seed=seed), _Features(d_model, d_head)
     with torch.no_grad():
-        if not noise:
-            for name, parameter in model.named_parameters():
-                if name.rpartition(".")[2].startswith("W_"):
-                    parameter.zero_()
         model.embed.W_E.copy_(features.embedding())
         model.pos_embed.W_pos.copy_(features.positions())
         model.ln_final.get_parameter("w").fill_(LOGIT / (TOKEN * features.read(NEXT, TOKEN, POSITION, BEFORE)))
