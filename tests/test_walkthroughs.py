@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pellucid import HookedTransformer
+from pellucid.text.vocabulary import integer_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,42 @@ def test_it_says_so_with_hooks_that_only_read_and_in_a_batch_with_padding(shared
     assert all(expected.startswith(text) for text in found)
     assert all(len(text) > 60 for text in found)
     assert len(seen) == 40
+
+
+def test_the_public_article_runs_to_its_end_and_finds_the_heads_of_the_bundled_model(shared):
+    done = subprocess.run(
+        [sys.executable, shared / "walkthroughs" / "article.py", "toy-induction", "0.1", "1.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = map(float, re.search(r"first half (-?[\d.]+), second half (-?[\d.]+)", done.stdout).groups())
+    assert second > -0.2 > first
+    assert float(re.search(r"induction score of 1\.2: ([\d.]+)", done.stdout)[1]) > 0.9
+    assert float(re.search(r"top-1 accuracy of the two-head circuit: ([\d.]+)", done.stdout)[1]) > 0.9
+
+
+def test_the_public_article_runs_on_a_model_with_mlps(shared, gpt2_small_context):
+    done = subprocess.run(
+        [sys.executable, shared / "walkthroughs" / "article.py", gpt2_small_context, "0.1", "1.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "largest loss difference" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def gpt2_small_context(shared, tmp_path_factory):
+    """A GPT-2-like model of few tokens and a short context, so that the article's loop over positions ends soon."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("gpt2-short")
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    config = GPT2Config(n_layer=2, n_head=4, n_embd=16, n_positions=24, vocab_size=60, **ids)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    integer_vocabulary(60).save(folder)
+    return folder

@@ -25,6 +25,10 @@ Second = Annotated[
     str | None,
     typer.Option("--second", metavar="MODEL", help="Another model, whose heads are scored on the same tokens."),
 ]
+Reference = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="FOLDER", help="Numbers of the real GPT-2 small, to compare q·k with."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
 
 
@@ -43,6 +47,7 @@ def induction(
     no_bos: NoBos = False,
     rule: Rule = None,
     second: Second = None,
+    reference: Reference = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -63,7 +68,8 @@ def induction(
         check_vacant(out, overwrite=overwrite)
     read = loaded(model)
     tokens = repeated_tokens(read, seq_len=seq_len, batch=batch, seed=seed, rule=rule, bos=False if no_bos else None)
-    found = find(read, tokens, second=None if second is None else loaded(second), progress=say)
+    beside = None if second is None else loaded(second)
+    found = find(read, tokens, second=beside, reference=reference, progress=say)
     path = None if out is None else found.save(out, page=induction_page(found), overwrite=overwrite)
     if as_json:
         print_json(found.to_dict(page=path is not None))

@@ -10,6 +10,7 @@ Source: "How one can interpret GPT2-small"; Olsson et al. 2022, "In-context Lear
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -34,6 +35,7 @@ from pellucid.measurement import Measurement
 from pellucid.pretrained.native import weights_hash
 from pellucid.studies import induction_circuit
 from pellucid.studies.published import published_figures
+from pellucid.studies.reference import against_reference
 from pellucid.studies.result import Figure, StudyResult, split
 
 HEADS = {"induction_head": INDUCTION, "previous_token_head": PREVIOUS, "duplicate_token_head": DUPLICATE}
@@ -65,6 +67,7 @@ def induction(
     tokens: RepeatedTokens | None = None,
     *,
     second: HookedTransformer | None = None,
+    reference: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Runs the study.
@@ -73,6 +76,7 @@ def induction(
         model: Any model.
         tokens: Random tokens that repeat; None for ``repeated_tokens(model)``.
         second: Another model of the same vocabulary, whose heads are scored on the same tokens.
+        reference: A folder with numbers of the real GPT-2 small, which the model is compared with.
         progress: Told what comes next, before it comes.
 
     Returns:
@@ -112,6 +116,9 @@ def induction(
     if second is not None:
         say(f"the heads of {second.record.model or 'the second model'}")
         found.add(_second(model, second, tokens))
+    if reference is not None:
+        say("the reference's numbers")
+        found.figures |= against_reference(model, reference)
     for name, known in published_figures(model, "induction").items():
         found.figures[name] = replace(found.figures[name], published=known.value)
     settings = tokens.settings | {"second": None if second is None else second.record.model}

@@ -12,6 +12,7 @@ from pellucid.analysis.heads import ROLES
 from pellucid.measurement import Measurement
 from pellucid.report.page import Page
 from pellucid.studies.induction import CUT, HEADS, SHARES, objections, other_periods
+from pellucid.studies.reference import NAME
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.attention import attention_patterns
 from pellucid.viz.plots import plot
@@ -328,6 +329,12 @@ def _made(page: Page, result: StudyResult) -> None:
     record = result.record
     processing = ", ".join(record.processing) or "none"
     settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
+    compared = result.figures.get(NAME)
+    if compared is not None:
+        page.note(
+            f"Layer 0's q·k differ from the reference's by {compared.value:.2g} at most ({compared.reason}). "
+            "Deeper layers are not compared: the reference has GELU in its exact form."
+        )
     page.section("How was this made?").text(
         f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
         f"{processing}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. All numbers lie beside this "
