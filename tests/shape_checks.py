@@ -1,4 +1,4 @@
-"""What checks annotations at run time, in tests only: beartype, for whom a whole number is a float too (as for typing)."""
+"""What checks annotations at run time, in tests only: beartype, for whom a whole number is a float too."""
 
 from beartype import BeartypeConf, beartype
 

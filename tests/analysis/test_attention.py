@@ -69,7 +69,7 @@ def test_prefix_matching_sums_over_all_earlier_copies(make_model, monkeypatch, d
                 for prompt in range(3):
                     if counts(prompt, p, p - back * n + 1):
                         cell = attention_on(
-                            model, tokens[prompt : prompt + 1], range(p, p + 1), lambda q: q - back * n + 1
+                            model, tokens[prompt : prompt + 1], range(p, p + 1), lambda q, back=back: q - back * n + 1
                         )
                         expected[prompt] += cell[0]
         if scores is found.score:

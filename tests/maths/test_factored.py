@@ -88,7 +88,9 @@ def test_half_precision_has_a_spectrum():
 def test_factors_and_operands_that_do_not_fit_are_refused():
     M = FactoredMatrix(torch.ones(4, 2), torch.ones(2, 3))
     assert repr(M) == "FactoredMatrix(4 × 3, rank at most 2)" and M.pair == (M.A, M.B)
-    with pytest.raises(ArgumentError, match=r"last axis of A must be the second last of B, got A \[4, 2\] and B \[3, 2\]"):
+    with pytest.raises(
+        ArgumentError, match=r"last axis of A must be the second last of B, got A \[4, 2\] and B \[3, 2\]"
+    ):
         FactoredMatrix(torch.ones(4, 2), torch.ones(3, 2))
     with pytest.raises(ArgumentError, match=r"inner axes .* got \[4, 3\] @ \[4, 3\]"):
         M @ torch.ones(4, 3)

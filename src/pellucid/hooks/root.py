@@ -18,7 +18,7 @@ from pellucid.hooks.point import HookPoint, StandingHook, is_reset
 from pellucid.hooks.run import Direction, Hook, LiveRun
 
 Hooks = Sequence[tuple[Filter, Hook]]
-"""Pairs of where (a full name, a short name, a shorthand, a list of them, a callable on names, None for all) and what."""
+"""Pairs of where (a full name, a short name, a shorthand, a list of them, a callable, None for all) and what."""
 
 
 class HookedRoot(nn.Module):

@@ -1,7 +1,7 @@
 """A large matrix of low rank, held as the product of two thin ones and never formed unless asked for.
 
-`W_OV = W_V W_O` is `[d_model d_model]` of rank d_head; between tokens it is `[d_vocab d_vocab]`. Products, norms, singular
-values and eigenvalues follow from the factors. The words are those of TransformerLens.
+`W_OV = W_V W_O` is `[d_model d_model]` of rank d_head; between tokens it is `[d_vocab d_vocab]`. Products, norms,
+singular values and eigenvalues follow from the factors. The words are those of TransformerLens.
 """
 
 from functools import cached_property
@@ -125,7 +125,7 @@ class FactoredMatrix:
     # Parts
 
     def __getitem__(self, index: Any) -> "FactoredMatrix":
-        """Part of the stack, and then of the rows and columns; a number keeps its row or column as an axis of size 1."""
+        """Part of the stack, and then of the rows and columns; a number keeps its row or column, as an axis of 1."""
         index = index if isinstance(index, tuple) else (index,)
         if Ellipsis in [i for i in index if not isinstance(i, Tensor)]:
             at = next(i for i, part in enumerate(index) if part is Ellipsis)
@@ -134,7 +134,9 @@ class FactoredMatrix:
         n_leading = self.ndim - 2
         places = [i for i, part in enumerate(index) if part is not None]
         if len(places) > self.ndim:
-            raise ArgumentError(f"an index must have at most {self.ndim} parts for {list(self.shape)}, got {len(places)}")
+            raise ArgumentError(
+                f"an index must have at most {self.ndim} parts for {list(self.shape)}, got {len(places)}"
+            )
         cut = places[n_leading] if len(places) > n_leading else len(index)
         leading, rest = index[:cut], [_as_slice(part) for part in index[cut:]]
         rows, columns = (rest + [slice(None)] * 2)[:2]
@@ -208,7 +210,9 @@ class FactoredMatrix:
         return self.U * self.S[..., None, :]
 
     def __repr__(self) -> str:
-        return f"FactoredMatrix({' × '.join(map(str, self.shape))}, rank at most {min(self.ldim, self.mdim, self.rdim)})"
+        return (
+            f"FactoredMatrix({' × '.join(map(str, self.shape))}, rank at most {min(self.ldim, self.mdim, self.rdim)})"
+        )
 
 
 def _precise(x: Tensor) -> Tensor:
