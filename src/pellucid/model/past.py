@@ -165,6 +165,7 @@ def make_span(
         positions = (keys_mask.long().cumsum(-1) - 1).clamp(min=0)[:, n_past:]
     elif positions is not None:
         _check_positions(positions, batch, n_rows)
+        positions = positions.to(device)
     last = n_past + n_rows if positions is None else 1 + int(positions.max()) if positions.numel() else 0
     if last > n_ctx:
         raise ArgumentError(
