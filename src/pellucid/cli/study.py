@@ -9,7 +9,7 @@ from pellucid.cli.options import AsJson, Batch, Debug, Model, Seed, SeqLen, load
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
 if TYPE_CHECKING:
-    from pellucid.studies.result import Figure
+    from pellucid.studies.result import Figure, StudyResult
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -75,40 +75,64 @@ def induction(
         print_json(found.to_dict(page=path is not None))
         return
     print_tokens(found.model, found.record.settings, found.record.seed, about_bos(read))
-    print_induction(found.figures, batch=batch)
+    print_induction(found)
     if path is not None:
         typer.echo(f"Written to {path}")
         typer.echo(f"Report: {path.with_name('report.html')}")
 
 
-def print_induction(figures: dict[str, "Figure"], *, batch: int) -> None:
+def print_induction(found: "StudyResult") -> None:
     """Tables of what the study of repeated tokens found."""
-    from pellucid.studies.induction import CUT
+    from pellucid.studies.induction import CUT, objections
     from pellucid.studies.result import split
 
+    figures, batch = found.figures, found.record.settings["batch"]
     halves = []
-    for name, words in (("logprob", "log-probability"), ("loss", "loss"), ("accuracy", "accuracy")):
+    for name, words in (("logprob", "log-probability"), ("accuracy", "accuracy")):
         sides = [figures[f"{name}_{half}_half"] for half in ("first", "second")]
         halves.append([words, *(cell for side in sides for cell in _mean(side))])
     print_table(["half", "first", "95 % interval", "second", "95 % interval"], halves)
     rows = []
-    for name in ("induction_head", CUT, "previous_token_head", "duplicate_token_head"):
+    for name in ("induction_head", CUT, "previous_token_head", "duplicate_token_head", "prefix_matching_head"):
         figure, control = figures[name], figures.get(f"{name}_control")
         words = (
             "  without the previous-token head" if name == CUT else name.replace("_token_", "-token ").replace("_", " ")
         )
         rows.append([words, figure.label or "", *_mean(figure), number(control.value) if control else ""])
     print_table(["attention mass", "head", "score", "95 % interval", "control"], rows)
+    _print_circuit(found)
+    against = objections(found)
+    head = figures["induction_head"].label
     typer.echo()
+    if not against:
+        typer.echo(f"Head {head} is an induction head: clear of its control, at other periods too,")
+        typer.echo("and gone without the previous-token head.")
+    elif head is not None:
+        typer.echo(f"Head {head} is not called an induction head:")
+        for reason in against:
+            typer.echo(f"  {reason}.")
     choosing, reporting = map(len, split(batch))
     if batch > 1:
         typer.echo(f"Each head was chosen on {choosing} of the prompts; its figures come from the other {reporting}.")
     else:
         typer.echo("Each head was chosen on the prompt that its figures come from, so they flatter it.")
-    typer.echo("Control: the same stripe on tokens that do not repeat; for the previous-token")
-    typer.echo("head, uniform attention.")
+    typer.echo("Control: tokens that do not repeat; for the previous token, uniform attention.")
     for reason in dict.fromkeys(figure.reason for figure in figures.values() if figure.reason is not None):
         typer.echo(f"Missing: {reason}.")
+
+
+def _print_circuit(found: "StudyResult") -> None:
+    """What the weights and the MLPs say, where the model has them."""
+    shares = [found.figures[f"two_head_circuit_top1_{way}"] for way in ("key_per_query", "query_per_key")]
+    shift = found.figures["mlp_shift_max_delta_loss"]
+    rows = []
+    if shares[0].value is not None:
+        for way, figure in zip(("best key is the same token", "best query is the same token"), shares, strict=True):
+            rows.append([f"in the weights, {way}", figure.label or "", *_mean(figure)])
+    if shift.value is not None:
+        rows.append(["Δ loss by one shifted MLP, at most", shift.label or "", *_mean(shift)])
+    if rows:
+        print_table(["circuit", "of", "value", "95 % interval"], rows)
 
 
 def _mean(figure: "Figure") -> tuple[str, str]:

@@ -142,15 +142,16 @@ def objections(result: StudyResult) -> list[str]:
     score, control, cut = (result.figures[name] for name in ("induction_head", "induction_head_control", CUT))
     if score.value is None or control.value is None:
         return [score.reason or "the model has no attention heads"]
-    found = []
     if score.value - control.value < CLEAR:
-        found.append(
+        return [
             f"its stripe, {score.value:.2f}, is not clearly above that on tokens which do not repeat, "
             f"{control.value:.2f}"
-        )
-    for period, difference in other_periods(result, score.label).items():
-        if difference < CLEAR:
-            found.append(f"at {period}, its stripe is only {difference:.2f} above the control")
+        ]
+    found = [
+        f"at {period}, its stripe is only {difference:.2f} above the control"
+        for period, difference in other_periods(result, score.label).items()
+        if difference < CLEAR
+    ]
     if cut.value is None:
         found.append(cut.reason or "no previous-token head lies below it")
     elif cut.value > score.value / 2:
@@ -168,7 +169,7 @@ def other_periods(result: StudyResult, head: str | None) -> dict[str, float]:
         return {}
     layer, number = map(int, head.split("."))
     means = measured.sel(layer=layer, head=number).mean("prompt")
-    return dict(means.items())
+    return dict(zip(map(str, means.dataset["group"].values), means.values.tolist(), strict=True))
 
 
 def _predicted(model: HookedTransformer, tokens: RepeatedTokens) -> Findings:
