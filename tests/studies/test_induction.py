@@ -9,7 +9,6 @@ import torch
 from pellucid import HookedTransformer
 from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
 from pellucid.studies.induction import CUT, HEADS, induction
-from pellucid.studies.result import split
 from tests.reference.heads import attention_on
 
 NAMES = {f"{what}_{half}_half" for what in ("logprob", "loss", "accuracy") for half in ("first", "second")}
@@ -203,14 +202,6 @@ def test_what_comes_next_is_told(make_model):
     told = []
     induction(make_model(), repeated_tokens(make_model(), batch=2), progress=told.append)
     assert told[0] == "predictions" and told[-1] == "the circuit in the weights"
-
-
-@pytest.mark.parametrize(("n", "sizes"), [(1, (1, 1)), (2, (1, 1)), (3, (1, 2)), (30, (15, 15))])
-def test_no_prompt_both_chooses_and_reports_unless_it_is_the_only_one(n, sizes):
-    choosing, reporting = split(n)
-    assert (len(choosing), len(reporting)) == sizes
-    assert sorted({*choosing, *reporting}) == list(range(n))
-    assert n == 1 or not {*choosing} & {*reporting}
 
 
 def test_a_character_model_of_short_context_and_no_bos_has_right_defaults(shared):

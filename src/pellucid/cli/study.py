@@ -83,8 +83,8 @@ def induction(
 
 def print_induction(found: "StudyResult") -> None:
     """Tables of what the study of repeated tokens found."""
+    from pellucid.maths.statistics import split
     from pellucid.studies.induction import CUT, objections
-    from pellucid.studies.result import split
 
     figures, batch = found.figures, found.record.settings["batch"]
     halves = []

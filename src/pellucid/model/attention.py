@@ -162,7 +162,7 @@ class Attention(Part):
         kv_heads = k.shape[2]
         rows = (q * self.config.factor).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
         scores = (rows @ k.permute(0, 2, 3, 1)).view(batch, heads, n_q, -1)
-        scores = at(self.hook_attn_scores, scores.masked_fill(~span.visible, -torch.inf), run)
+        scores = at(self.hook_attn_scores, scores.masked_fill_(~span.visible, -torch.inf), run)
         wide = widened(scores)
         if span.keys_mask is None and (run is None or not run.edits(self.hook_attn_scores)):
             pattern = wide.softmax(-1)

@@ -31,12 +31,13 @@ from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Zero
 from pellucid.hooks.names import get_act_name
+from pellucid.maths.statistics import split
 from pellucid.measurement import Measurement
 from pellucid.pretrained.native import weights_hash
 from pellucid.studies import induction_circuit
 from pellucid.studies.published import published_figures
 from pellucid.studies.reference import against_reference
-from pellucid.studies.result import Figure, StudyResult, split
+from pellucid.studies.result import Figure, StudyResult
 
 HEADS = {"induction_head": INDUCTION, "previous_token_head": PREVIOUS, "duplicate_token_head": DUPLICATE}
 """The figures that are a head's, and its role."""

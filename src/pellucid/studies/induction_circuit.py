@@ -14,9 +14,10 @@ from pellucid.analysis.shifted import shifted_mlp
 from pellucid.analysis.weights import two_head_matches
 from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer
+from pellucid.maths.statistics import split
 from pellucid.measurement import Measurement
 from pellucid.model.positional import Rotary
-from pellucid.studies.result import Figure, split
+from pellucid.studies.result import Figure
 
 TOP1 = {
     "two_head_circuit_top1_key_per_query": "top-1 key per query",

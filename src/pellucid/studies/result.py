@@ -122,8 +122,3 @@ def check_vacant(folder: str | Path, *, overwrite: bool) -> None:
         raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
     if (folder / RESULT).exists() and not overwrite:
         raise OutputError(f"{folder} must not hold results already, it has {RESULT}; add --overwrite (overwrite=True)")
-
-
-def split(n: int) -> tuple[list[int], list[int]]:
-    """The prompts that a head is chosen on, and those that its figures come from; a single one serves both."""
-    return list(range(max(1, n // 2))), list(range(n // 2, n))
