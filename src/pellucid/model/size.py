@@ -1,6 +1,7 @@
 """How large activations are, before they are computed."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -26,27 +27,26 @@ def check_fits(config: Config, names: Sequence[str], x: Tensor, *, n_others: int
         TooLargeError: They do not fit.
     """
     free = free_memory(device)
-    needed = {name: cached_bytes(config, name, x, n_others=n_others) for name in map(holder, names)}
+    counts = Counter(short_name(name) for name in {holder(name) for name in names})
+    needed = {short: n * cached_bytes(config, short, x, n_others=n_others) for short, n in counts.items()}
     total = sum(needed.values())
     if free is None or total <= free:
         return
-    largest: dict[str, int] = {}
-    for name, size in needed.items():
-        largest[short_name(name)] = largest.get(short_name(name), 0) + size
-    worst = max(largest, key=largest.__getitem__)
+    worst = max(needed, key=needed.__getitem__)
     raise TooLargeError(
         f"the cache must fit in the {free / 1e9:.1f} GB free on {device}, it needs {total / 1e9:.1f} GB, "
-        f"{largest[worst] / 1e9:.1f} GB of it for {worst}; keep less by names_filter=[...], such as "
+        f"{needed[worst] / 1e9:.1f} GB of it for {worst}; keep less by names_filter=[...], such as "
         f"names_filter=lambda name: not name.endswith({'hook_' + worst!r}), or pos_slice"
     )
 
 
 def holder(name: str) -> str:
     """The activation whose memory this one shares: what a block reads is what the one before it wrote."""
-    short, layer = short_name(name), layer_of(name)
+    short = short_name(name)
     if short == "mlp_in":
-        return f"blocks.{layer}.hook_resid_mid"
+        return f"blocks.{layer_of(name)}.hook_resid_mid"
     if short in ("q_input", "k_input", "v_input", "attn_in", "resid_pre"):
+        layer = layer_of(name)
         return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
     return name
 
