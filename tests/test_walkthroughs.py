@@ -91,7 +91,7 @@ def test_the_public_article_runs_to_its_end_and_finds_the_heads_of_the_bundled_m
     assert done.returncode == 0, done.stderr
     first, second = map(float, re.search(r"first half (-?[\d.]+), second half (-?[\d.]+)", done.stdout).groups())
     assert second > -3 > -6 > first  # the tokens are drawn anew each time
-    assert float(re.search(r"induction score of 1\.2: ([\d.]+)", done.stdout)[1]) > 0.9
+    assert float(re.search(r"induction score of 1\.2: ([\d.]+)", done.stdout)[1]) > 0.8
     assert float(re.search(r"top-1 accuracy of the two-head circuit: ([\d.]+)", done.stdout)[1]) > 0.9
 
 
