@@ -191,3 +191,12 @@ def test_a_copied_model_has_its_tokenizer(model, copied):
 def test_tokens_go_where_the_model_is(model):
     model.to("meta")
     assert model.to_tokens("3 5").device.type == "meta"
+
+
+def test_a_call_may_say_whether_bos_stands_in_front_of_ids(model):
+    tokens = torch.tensor([[0, 0, 5], [3, 5, 6]])
+    for front, expected in ((None, [False, True, True]), (False, [False, False, True])):
+        assert model.real_tokens(tokens, "left", front).tolist() == [expected, [True] * 3]
+        masked = model(tokens, prepend_bos=front, padding_side="left")
+        given = model(tokens, attention_mask=torch.tensor([expected, [True] * 3]))
+        assert torch.equal(masked[:, -1], given[:, -1])

@@ -496,7 +496,7 @@ class HookedTransformer(Prompts):
         tokens = tokens if tokens.is_floating_point() else tokens.long()
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self._padded_left(padding_side):
-            attention_mask = self.real_tokens(tokens, "left")
+            attention_mask = self.real_tokens(tokens, "left", prepend_bos)
         return tokens, attention_mask
 
     def _padded_left(self, side: Side) -> bool:

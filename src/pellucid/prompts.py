@@ -191,11 +191,13 @@ class Prompts(Decoder):
             return self.W_U.T[ids.to(self.device)]
         return self.W_U[:, int(ids)]
 
-    def real_tokens(self, tokens: Int[Tensor, "batch pos"], padding_side: Side = None) -> Tensor | None:
+    def real_tokens(
+        self, tokens: Int[Tensor, "batch pos"], padding_side: Side = None, prepend_bos: bool | None = None
+    ) -> Tensor | None:
         """Which of some ids are no padding, as far as the ids tell; None where there is nothing to tell."""
         if self._tokenizer is None or self.policy is None:
             return None
-        return padding_mask(tokens, self.policy, padding_side or self.policy.padding_side)
+        return padding_mask(tokens, self.policy, padding_side, prepend_bos=prepend_bos)
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

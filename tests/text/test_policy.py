@@ -96,7 +96,19 @@ def test_the_last_of_a_leading_run_is_the_bos_where_pad_is_bos():
 
 def test_the_whole_leading_run_is_padding_where_bos_is_not_prepended():
     policy = replace(TextPolicy.of(bos_id=BOS), prepend_bos=False)
-    assert mask([[1, 1, 1, 5]], policy, "left") == [[0, 0, 0, 1]]
+    assert mask([[1, 1, 1, 5], [5, 1, 6, 7]], policy, "left") == [[0, 0, 0, 1], [1] * 4]
+
+
+def test_rows_that_all_begin_with_pad_begin_with_bos_though_the_policy_puts_none():
+    policy = replace(TextPolicy.of(bos_id=BOS), prepend_bos=False)
+    assert mask([[BOS, 5, 6, 7, 8, 5, 6]], policy, "left") == [[1] * 7]
+    assert mask([[1, 1, 1, 5], [1, 5, 1, 6]], policy, "left") == [[0, 0, 1, 1], [1] * 4]
+
+
+def test_the_call_may_say_whether_bos_stands_in_front():
+    policy, rows = TextPolicy.of(bos_id=BOS), torch.tensor([[1, 1, 5], [5, 6, 7]])
+    for front, expected in ((True, [0, 1, 1]), (False, [0, 0, 1]), (None, [0, 1, 1])):
+        assert padding_mask(rows, policy, "left", prepend_bos=front).int().tolist() == [expected, [1, 1, 1]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

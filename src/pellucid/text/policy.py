@@ -95,19 +95,21 @@ def checked_side(side: str) -> Side:
 
 
 def padding_mask(
-    tokens: Int[Tensor, "batch pos"], policy: TextPolicy, side: str | None = None
+    tokens: Int[Tensor, "batch pos"], policy: TextPolicy, side: str | None = None, *, prepend_bos: bool | None = None
 ) -> Bool[Tensor, "batch pos"]:
     """Which tokens of a padded batch are real, told from the ids alone.
 
-    On the left the leading run of pad ids is padding; where pad and BOS are one token and BOS is put in
-    front, the last of that run is the BOS, and real. On the right the trailing run is padding only if the pad
-    token serves nothing else: an EOS or BOS at the end of a text may well be meant. Whoever padded the batch
-    knows better than this function.
+    On the left the leading run of pad ids is padding; where pad and BOS are one token and BOS stands in front,
+    the last of that run is the BOS, and real. BOS stands there too if every row begins with that token: the
+    longest row of a batch has no padding. On the right the trailing run is padding only if the pad token serves
+    nothing else: an EOS or BOS at the end of a text may well be meant. Whoever padded the batch knows better
+    than this function.
 
     Args:
         tokens: ``[batch pos]``.
         policy: What is padding, what is BOS.
         side: Where the padding is; None: where the policy puts it.
+        prepend_bos: Whether BOS was put in front; None: as the policy says.
 
     Returns:
         ``[batch pos]``, True for real tokens; all True if the policy has no pad id.
@@ -128,7 +130,8 @@ def padding_mask(
     if side == "right":
         return ~filler.flip(-1).cumprod(-1).bool().flip(-1)
     leading = filler.cumprod(-1).bool()
-    if pad != policy.bos_id or not policy.prepend_bos:
+    in_front = policy.prepend_bos if prepend_bos is None else prepend_bos
+    if pad != policy.bos_id or not (in_front or bool(leading[:, :1].all())):
         return ~leading
     padding = leading.clone()
     padding[:, :-1] &= leading[:, 1:]
