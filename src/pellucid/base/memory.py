@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 
+GROUP = Path("/sys/fs/cgroup")
+"""Where a container finds its own limits (cgroup version 2)."""
+
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be taken on a device; None where the system does not tell."""
@@ -24,10 +27,13 @@ def _available() -> int | None:
 
 
 def _room_in_group() -> int | None:
-    """What a container's limit leaves (cgroup version 2; "max" means no limit)."""
+    """What a container's limit leaves ("max" means no limit)."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = (GROUP / "memory.max").read_text().strip()
+        used = int((GROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        # Files that were read count as used, but give way to what needs the room.
+        used -= int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
         return None if limit == "max" else max(0, int(limit) - used)
     except (OSError, ValueError):
         return None
