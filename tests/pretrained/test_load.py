@@ -163,8 +163,30 @@ def test_a_held_model_takes_its_tokenizer_from_the_name(folder):
     loaded = load(folder, options=Options(hf_model=reference("gpt2")))
     assert len(loaded.tokenizer()) == 11
     lost = load("./nowhere", options=Options(hf_model=reference("gpt2")))
-    with pytest.raises(CheckpointError, match="nowhere must be a folder"):
+    said = r"reading the tokenizer of './nowhere': ./nowhere must be a folder.*; or set model.tokenizer \(None if ids"
+    with pytest.raises(CheckpointError, match=said):
         lost.tokenizer()
+
+
+def test_a_held_model_takes_its_tokenizer_from_a_folder_of_nothing_else(tmp_path, shared):
+    from pellucid.text.vocabulary import integer_vocabulary
+    from tests.parity.reference import reference
+
+    integer_vocabulary(11).save(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    assert len(load(str(tmp_path), options=Options(hf_model=reference("gpt2"))).tokenizer()) == 11
+    real = reference("gpt2", vocab_size=50257, bos_token_id=50256, eos_token_id=50256)
+    loaded = load(shared / "data" / "gpt2-tokenizer", options=Options(hf_model=real))
+    assert loaded.tokenizer().encode(" the") == [262]
+
+
+def test_a_held_model_is_pickled_before_its_tokenizer_was_read(tmp_path):
+    from pellucid.text.vocabulary import integer_vocabulary
+    from tests.parity.reference import reference
+
+    integer_vocabulary(11).save(tmp_path)
+    loaded = load(tmp_path, options=Options(hf_model=reference("gpt2")))
+    assert len(pickle.loads(pickle.dumps(loaded.tokenizer))()) == 11
 
 
 @pytest.mark.parametrize(("ids", "expected"), [(3, 3), ([4, 5], 4), (None, None), ([], None)])

@@ -116,6 +116,20 @@ def test_what_is_no_model_is_refused(tmp_path, name, said):
         find(name)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_refused(elsewhere, name):
+    with pytest.raises(CheckpointError, match="a model's name must not be empty; give a folder, or a name that"):
+        find(name)
+    assert elsewhere == []
+
+
+def test_any_folder_will_do_where_no_model_is_wanted(tmp_path):
+    (tmp_path / "words").mkdir()
+    assert find("words", any_folder=True).folder == Path("words")
+    with pytest.raises(CheckpointError, match="nowhere must be a folder"):
+        find("./nowhere", any_folder=True)
+
+
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     model_in(tmp_path / "m")
     with pytest.raises(

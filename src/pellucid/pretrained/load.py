@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pellucid.base.errors import ArgumentError, nearest
+from pellucid.base.errors import ArgumentError, CheckpointError, nearest
 from pellucid.base.record import VERSION, Record
 from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
@@ -173,7 +173,7 @@ def _held(name: str | Path, options: Options) -> _Source:
         form=family.form,
         weights=held_weights(state, where),
         record=Record(model=str(name), settings={"family": family.name, "hf_model": type(hf_model).__name__}),
-        tokenizer=lambda: _tokenizer(find(name, revision=options.revision).folder, values),
+        tokenizer=partial(_named_tokenizer, name, options.revision, values),
         lasting=False,
     )
 
@@ -203,6 +203,16 @@ def _recorded(record: Record, model: Any, steps: tuple[str, ...], shortened: boo
         dtype=held,
         settings={"first_n_layers": model.config.n_layers} if shortened else {},
     )
+
+
+def _named_tokenizer(name: str | Path, revision: str | None, values: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer that lies under a name, for a model that does not come from there."""
+    try:
+        return _tokenizer(find(name, revision=revision, any_folder=True).folder, values)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"reading the tokenizer of {str(name)!r}: {error}; or set model.tokenizer (None if ids are all you give)"
+        ) from error
 
 
 def _tokenizer(folder: Path, values: dict[str, Any]) -> Tokenizer | None:

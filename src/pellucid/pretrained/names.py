@@ -75,7 +75,7 @@ def available() -> list[Available]:
     return bundled + [Available(name, repository, cached[repository]) for name, repository in ALIASES.items()]
 
 
-def find(name: str | Path, *, revision: str | None = None) -> Location:
+def find(name: str | Path, *, revision: str | None = None, any_folder: bool = False) -> Location:
     """The folder that a name means.
 
     Looked for in this order: a folder that exists, a bundled model, an alias, a name on the hub. A string that is an
@@ -84,16 +84,19 @@ def find(name: str | Path, *, revision: str | None = None) -> Location:
     Args:
         name: A folder or a name.
         revision: Branch, tag or commit, for names on the hub.
+        any_folder: A folder will do that holds no model, such as a tokenizer alone.
 
     Raises:
         CheckpointError: Nothing can be loaded under that name, or it means two models.
     """
+    if not str(name).strip():
+        raise CheckpointError("a model's name must not be empty; give a folder, or a name that `pellucid models` lists")
     path = Path(name).expanduser()
     text = str(name)
     named = {"a bundled model": bundled_models(), "a name of a model on the hub": ALIASES}
     others = [what for what, names in named.items() if text in names]
     if isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")) or (path.exists() and not others):
-        return _folder(path, text, revision)
+        return _folder(path, text, revision, any_folder=any_folder)
     if _is_model(path):
         raise CheckpointError(
             f"{text!r} must mean one model, it is a folder here and {others[0]} too; say {'./' + text!r} for the "
@@ -105,7 +108,7 @@ def find(name: str | Path, *, revision: str | None = None) -> Location:
     return Location(text, folder, commit)
 
 
-def _folder(path: Path, name: str, revision: str | None) -> Location:
+def _folder(path: Path, name: str, revision: str | None, *, any_folder: bool = False) -> Location:
     if path.is_file():
         raise CheckpointError(f"a model must be given as its folder, {name} is a file; give the folder that holds it")
     if not path.is_dir():
@@ -113,7 +116,7 @@ def _folder(path: Path, name: str, revision: str | None) -> Location:
         raise CheckpointError(
             f"{name} must be a folder that holds a model, it does not exist{nearest(path.name, known)}"
         )
-    if not _is_model(path):
+    if not any_folder and not _is_model(path):
         found = ", ".join(sorted(part.name for part in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{name} must hold a model: a config.json and its weights; found {found}")
     if revision is not None:
