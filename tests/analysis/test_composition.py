@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from pellucid import AttentionConfig, HookedTransformer
-from pellucid.analysis.composition import composition
+from pellucid.analysis.compose import composition
 from pellucid.base.errors import ArgumentError
 from pellucid.model.wired import induction_pair
 from pellucid.pretrained.processing import Processing, process

@@ -93,7 +93,7 @@ def test_a_length_that_does_not_fit_is_refused_in_one_line(pellucid):
 
 def test_one_prompt_says_that_it_flatters(pellucid):
     done = pellucid(*STUDY, "--batch", "1")
-    assert "chosen on the prompt that its figures come from, so they flatter it" in done.out
+    assert "chosen on the prompt that its figures come from: they flatter it" in done.out
     assert "Missing: one prompt has no interval." in done.out
 
 
@@ -102,7 +102,7 @@ def test_what_a_model_cannot_have_is_said(pellucid, saved):
     assert done.status == 0
     assert "no tokenizer, so no BOS is known: none was added" in done.out
     assert "tokens  30 prompts of 7 random tokens and the same 7 again; seed 0\n" in done.out
-    assert "Missing: the previous-token head 0." in done.out
+    assert "Missing: no previous-token head can lie below head 0." in done.out
 
 
 def test_a_model_without_layers_still_predicts(pellucid, saved):

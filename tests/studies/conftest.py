@@ -11,7 +11,8 @@ def make_model():
     def make(**changes) -> HookedTransformer:
         attention = AttentionConfig(n_heads=3, d_head=4)
         config = {"n_layers": 2, "d_model": 12, "n_ctx": 24, "d_vocab": 40, "init_range": 1.0, **changes}
-        return HookedTransformer(Config(attention=attention, **config), integer_vocabulary(40), seed=0, device="cpu")
+        vocabulary = integer_vocabulary(config["d_vocab"])
+        return HookedTransformer(Config(attention=attention, **config), vocabulary, seed=0, device="cpu")
 
     return make
 

@@ -51,7 +51,7 @@ def test_the_report_tells_the_story_in_order(toy):
 
 def test_the_planted_pair_is_found_in_every_table_and_stands_beside_what_was_published(wired, monkeypatch):
     monkeypatch.setattr("pellucid.studies.published.is_gpt2_small", lambda model: True)
-    result = induction(wired, repeated_tokens(wired, batch=6))
+    result = induction(wired, repeated_tokens(wired, batch=6, rule="article"))
     figures = result.figures
     assert (figures["induction_head"].label, figures["previous_token_head"].label) == ("5.5", "4.11")
     assert figures["prefix_matching_head"].label == "5.5"
@@ -64,6 +64,77 @@ def test_the_planted_pair_is_found_in_every_table_and_stands_beside_what_was_pub
         assert figures[name].published == published.value
     html = induction_page(result).html()
     assert "0.2283" in html and "-13.9" in html and "<td>5.5</td>" in html
+    assert "How one can interpret GPT2-small: the whole diagonal, S = 50" in html
+
+
+def test_what_a_publication_measured_otherwise_is_not_set_beside_ours(wired, monkeypatch):
+    monkeypatch.setattr("pellucid.studies.published.is_gpt2_small", lambda model: True)
+    figures = induction(wired, repeated_tokens(wired, seq_len=10, batch=4)).figures
+    assert figures["induction_head"].published is None  # the whole diagonal, where ours is the second copy
+    assert figures["logprob_second_half"].published is None
+    assert figures["logprob_first_half"].published == -13.898
+    assert figures["two_head_circuit_top1_key_per_query"].published == 0.2283
+
+
+def test_a_published_figure_of_another_pair_of_heads_is_not_set_beside_this_one(toy, monkeypatch):
+    monkeypatch.setattr("pellucid.studies.published.is_gpt2_small", lambda model: True)
+    figures = induction(toy, repeated_tokens(toy, batch=4, rule="article")).figures
+    assert figures["induction_head"].published is None
+    assert figures["two_head_circuit_top1_key_per_query"].published is None
+
+
+def test_a_previous_token_head_above_hides_none_below():
+    made = induction_pair(4, 3, previous=(0, 2), induction=(1, 1), d_head=16)
+    above = induction_pair(4, 3, previous=(2, 0), induction=(3, 1), d_head=16).weights
+    weights = dict(made.weights)
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+        place = f"blocks.2.attn.{name}"
+        weights[place] = weights[place].clone()
+        weights[place][0] = above[place][0] * (0 if name in ("W_V", "W_O", "b_V") else 1.2)
+    model = HookedTransformer(made.config, integer_vocabulary(made.config.d_vocab), device="cpu")
+    model.load_state_dict(weights)
+    result = induction(model, repeated_tokens(model, batch=6))
+    scores = result.measurements["head_roles"].mean("prompt").sel(role="previous token")
+    assert scores.sel(layer=2, head=0).item() > 0.9
+    assert result.record.settings["silenced"] == "0.2"
+    assert objections(result) == []
+    assert result.figures["two_head_circuit_top1_key_per_query"].label == "0.2 → 1.1"
+
+
+def test_two_previous_token_heads_that_stand_in_for_each_other_are_silenced_together():
+    made = induction_pair(2, 4, previous=(0, 2), induction=(1, 1), d_head=16)
+    weights = dict(made.weights)
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+        place = f"blocks.0.attn.{name}"
+        weights[place] = weights[place].clone()
+        weights[place][3] = weights[place][2]
+    model = HookedTransformer(made.config, integer_vocabulary(made.config.d_vocab), device="cpu")
+    model.load_state_dict(weights)
+    result = induction(model, repeated_tokens(model, batch=6))
+    assert set(result.record.settings["silenced"].split(", ")) == {"0.2", "0.3"}
+    assert objections(result) == []
+
+
+def test_no_head_is_called_one_where_no_other_period_could_be_tried(toy):
+    result = induction(toy, repeated_tokens(toy, batch=4))
+    del result.measurements["induction_by_period"]
+    assert objections(result) == ["no other period could be tried, since the context or S is too short"]
+
+
+def test_a_later_beginning_is_tried_too(toy):
+    measured = induction(toy, repeated_tokens(toy, seq_len=10, batch=6)).measurements["induction_by_period"]
+    names = [str(name) for name in measured.dataset["group"].values]
+    assert names == ["period 5", "period 7", "period 8", "period 15", "period 20", "period 10, begun 6 tokens later"]
+    assert measured.sel(layer=1).values.min() > 0.5
+
+
+def test_results_of_an_earlier_run_that_are_no_longer_there_are_taken_away(toy, make_model, tmp_path):
+    tokens = repeated_tokens(toy, seq_len=6, batch=2)
+    induction(toy, tokens, second=make_model(d_vocab=64, n_ctx=128)).save(tmp_path / "out")
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    induction(toy, tokens).save(tmp_path / "out", overwrite=True)
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert "mine.txt" in left and not any(name.startswith("second") for name in left)
 
 
 def test_published_figures_are_not_shown_for_another_model(wired):
@@ -95,7 +166,7 @@ def test_a_stripe_that_outlives_its_previous_token_head_is_objected_to(toy, monk
     result = induction(toy, repeated_tokens(toy, batch=4))
     score = result.figures["induction_head"]
     result.figures[CUT] = score
-    assert any("does not depend on the previous-token head" in reason for reason in objections(result))
+    assert any("does not depend on previous-token heads" in reason for reason in objections(result))
 
 
 @pytest.mark.parametrize("name", ["stories260k", "shakespeare-char-gpt"])
@@ -131,7 +202,7 @@ def test_prompts_without_bos_are_said_to_be_a_trap(toy):
     with pytest.warns(UserWarning, match="lack BOS"):
         result = induction(toy, tokens)
     assert "rest_on_bos" not in result.measurements
-    assert "These prompts do not begin with BOS" in induction_page(result).html()
+    assert "BOS was left out, as asked" in induction_page(result).html()
 
 
 def test_an_interrupted_write_leaves_the_old_report_or_none(toy, tmp_path, monkeypatch):

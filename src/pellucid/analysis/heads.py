@@ -140,7 +140,7 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
             batch=len(tokens.tokens),
             seed=tokens.seed,
             rule=tokens.rule,
-            bos=False if tokens.bos_left_out else None,
+            bos=tokens.bos,
         )
         stripes = [_cells(roles[r], others, bos=others.bos) for r in on_others]
         controls[:, on_others] = masses(model, others.tokens, stripes)
@@ -156,7 +156,7 @@ COPIES = 4
 
 
 @torch.no_grad()
-def prefix_matching(model: HookedTransformer, *, batch: int = 30, seed: int = 0) -> RoleScores:
+def prefix_matching(model: HookedTransformer, *, batch: int = 30, seed: int = 0, bos: bool | None = None) -> RoleScores:
     """How much each head attends from a token to whatever followed that token before, in all earlier copies together.
 
     Min(25, (n_ctx − 1) // 4) random tokens stand four times; the queries are those of the last three copies.
@@ -165,6 +165,7 @@ def prefix_matching(model: HookedTransformer, *, batch: int = 30, seed: int = 0)
         model: Model to read.
         batch: Prompts.
         seed: Of the random tokens.
+        bos: False leaves BOS out where the model has one.
 
     Returns:
         Score and control, ``[prompt layer head]``, attention mass; the control is the same cells on tokens that do not
@@ -175,7 +176,7 @@ def prefix_matching(model: HookedTransformer, *, batch: int = 30, seed: int = 0)
 
     Source: Olsson et al. 2022, "In-context Learning and Induction Heads", prefix matching score.
     """
-    n, front = min(25, (model.config.n_ctx - 1) // COPIES), front_of(model)
+    n, front = min(25, (model.config.n_ctx - 1) // COPIES), front_of(model, bos)
     if n < 2:
         raise ArgumentError(f"prefix matching needs a context of 9 tokens or more, got n_ctx={model.config.n_ctx}")
     ordinary, draws = ordinary_tokens(model), generator(seed)

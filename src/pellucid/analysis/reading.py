@@ -62,9 +62,16 @@ def record_of(model: HookedTransformer, **changes: object) -> Record:
     return model.record.add(device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **changes)
 
 
-def about_bos(model: HookedTransformer) -> str:
-    """A sentence on what stands before random tokens, and why."""
+def about_bos(model: HookedTransformer, *, left_out: bool = False) -> str:
+    """A sentence on what stands before random tokens, and why.
+
+    Args:
+        model: Of which.
+        left_out: Whether BOS was left out on purpose.
+    """
     policy = model.policy
+    if left_out and policy is not None:
+        return f"BOS (id {policy.bos_id}) was left out, as asked."
     if policy is None:
         return "This model has no tokenizer, so no BOS is known: none was added."
     if policy.bos_id is None:

@@ -24,6 +24,7 @@ from pellucid.hooks.names import get_act_name
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened
 from pellucid.model.past import KeyValueCache
+from pellucid.model.positional import Rotary
 
 TOGETHER = 8
 """Positions that share a run, which begins at the first of them."""
@@ -96,9 +97,9 @@ class _Shifts:
         self.model, self.tokens, self.by = model, tokens, by
         self.stop = last + 1
         """Behind the last position whose logits count."""
-        past = KeyValueCache(model.config.n_layers)
-        done = model.run(tokens, reads=["resid_pre", "mlp_out"], past=past)
-        self.cache, self.entries = done.cache, past.entries
+        self.keys = "rot_k" if isinstance(model.config.positions, Rotary) else "k"
+        done = model.run(tokens, reads=["resid_pre", "mlp_out", self.keys, "v"])
+        self.cache = done.cache
         self.losses = self._losses(done.logits[:, : self.stop], 0)
 
     def each(self, layer: int, positions: Sequence[int]) -> Float[Tensor, " pos"]:
@@ -135,10 +136,11 @@ class _Shifts:
 
     def _past(self, length: int) -> KeyValueCache:
         """Keys and values of the unpatched run before a position."""
-        past = KeyValueCache(len(self.entries))
+        past = KeyValueCache(self.model.config.n_layers)
         past.length = length
-        past.entries = [entry and (entry[0][:, :length], entry[1][:, :length]) for entry in self.entries]
-        past.freeze()
+        for layer in range(self.model.config.n_layers):
+            k, v = (self.cache[get_act_name(name, layer)][:, :length] for name in (self.keys, "v"))
+            past.entries[layer] = k, v
         return past
 
     def _losses(self, logits: Float[Tensor, "patch row d_vocab"], first: int) -> Float[Tensor, "patch row"]:

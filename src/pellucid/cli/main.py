@@ -54,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks "±" gets a "?", not an error
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _Warnings().show
             app(args=arguments, prog_name="pellucid")
         return 0
     except SystemExit as end:
@@ -69,8 +69,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: object) -> None:
-    typer.echo(f"Warning: {message}", err=True)
+class _Warnings:
+    """Shows each warning once, however often and from wherever it is given."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def show(self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: object) -> None:
+        if str(message) not in self._shown:
+            self._shown.add(str(message))
+            typer.echo(f"Warning: {message}", err=True)
 
 
 def _one_line(error: Exception) -> str:

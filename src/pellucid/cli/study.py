@@ -1,6 +1,7 @@
 """`pellucid study NAME`: runs a study, prints what it found, and writes it to a folder."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,7 +75,7 @@ def induction(
     if as_json:
         print_json(found.to_dict(page=path is not None))
         return
-    print_tokens(found.model, found.record.settings, found.record.seed, about_bos(read))
+    print_tokens(found.model, found.record.settings, found.record.seed, about_bos(read, left_out=tokens.bos_left_out))
     print_induction(found)
     if path is not None:
         typer.echo(f"Written to {path}")
@@ -96,7 +97,7 @@ def print_induction(found: "StudyResult") -> None:
     for name in ("induction_head", CUT, "previous_token_head", "duplicate_token_head", "prefix_matching_head"):
         figure, control = figures[name], figures.get(f"{name}_control")
         words = (
-            "  without the previous-token head" if name == CUT else name.replace("_token_", "-token ").replace("_", " ")
+            "  without previous-token heads" if name == CUT else name.replace("_token_", "-token ").replace("_", " ")
         )
         rows.append([words, figure.label or "", *_mean(figure), number(control.value) if control else ""])
     print_table(["attention mass", "head", "score", "95 % interval", "control"], rows)
@@ -106,19 +107,20 @@ def print_induction(found: "StudyResult") -> None:
     typer.echo()
     if not against:
         typer.echo(f"Head {head} is an induction head: clear of its control, at other periods too,")
-        typer.echo("and gone without the previous-token head.")
+        typer.echo("and gone without previous-token heads.")
     elif head is not None:
         typer.echo(f"Head {head} is not called an induction head:")
         for reason in against:
-            typer.echo(f"  {reason}.")
+            typer.echo(fill(f"{reason}.", 78, initial_indent="  ", subsequent_indent="    "))
     choosing, reporting = map(len, split(batch))
     if batch > 1:
         typer.echo(f"Each head was chosen on {choosing} of the prompts; its figures come from the other {reporting}.")
     else:
-        typer.echo("Each head was chosen on the prompt that its figures come from, so they flatter it.")
+        typer.echo("Each head was chosen on the prompt that its figures come from: they flatter it.")
     typer.echo("Control: tokens that do not repeat; for the previous token, uniform attention.")
-    for reason in dict.fromkeys(figure.reason for figure in figures.values() if figure.reason is not None):
-        typer.echo(f"Missing: {reason}.")
+    missing = [figure.reason for figure in figures.values() if figure.value is None and figure.reason is not None]
+    for reason in dict.fromkeys(missing):
+        typer.echo(fill(f"Missing: {reason}.", 78, subsequent_indent="  "))
 
 
 def _print_circuit(found: "StudyResult") -> None:
@@ -127,10 +129,10 @@ def _print_circuit(found: "StudyResult") -> None:
     shift = found.figures["mlp_shift_max_delta_loss"]
     rows = []
     if shares[0].value is not None:
-        for way, figure in zip(("best key is the same token", "best query is the same token"), shares, strict=True):
+        for way, figure in zip(("best key is itself", "best query is itself"), shares, strict=True):
             rows.append([f"in the weights, {way}", figure.label or "", *_mean(figure)])
     if shift.value is not None:
-        rows.append(["Δ loss by one shifted MLP, at most", shift.label or "", *_mean(shift)])
+        rows.append(["largest Δ loss by one shifted MLP", shift.label or "", *_mean(shift)])
     if rows:
         print_table(["circuit", "of", "value", "95 % interval"], rows)
 

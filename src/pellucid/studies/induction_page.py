@@ -4,33 +4,35 @@ In: what the study found. Out: a page. Nothing is computed here but means of wha
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from pellucid.analysis.attention import HALVES, RESTING
-from pellucid.analysis.heads import ROLES
+from pellucid.analysis.heads import ROLES, Role
 from pellucid.measurement import Measurement
 from pellucid.report.page import Page
-from pellucid.studies.induction import CUT, HEADS, SHARES, objections, other_periods
-from pellucid.studies.reference import NAME
+from pellucid.studies.induction import at_other_periods, objections
+from pellucid.studies.induction_heads import CLEAR, CUT, HEADS
+from pellucid.studies.induction_page_circuit import mlps, reasons, weights
+from pellucid.studies.published import FIGURES
+from pellucid.studies.reference import NAME as REFERENCE
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.attention import attention_patterns
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
 from pellucid.viz.table import sortable_table
 
-NAMES = {
+WORDS = {
     "logprob": "log-probability of the right token",
-    "loss": "loss",
     "accuracy": "accuracy",
-    "induction_head": "induction head",
-    "previous_token_head": "previous-token head",
-    "duplicate_token_head": "duplicate-token head",
-    "prefix_matching_head": "best prefix matching",
-    CUT: "induction head, previous-token head silenced",
+    "loss": "loss",
+    "induction_head": "induction",
+    "previous_token_head": "previous token",
+    "duplicate_token_head": "duplicate token",
+    "prefix_matching_head": "prefix matching",
+    CUT: "induction, previous-token heads silenced",
 }
-SHOWN_PAIRS = 10
-"""Rows of the table of composition."""
 
 
 def induction_page(result: StudyResult) -> Page:
@@ -40,8 +42,8 @@ def induction_page(result: StudyResult) -> Page:
         result: What the study found.
     """
     with unshown():
-        page = Page(f"Repeated tokens: {result.model}", lead=_lead(result))
-        for part in (_can_it, _cliff, _which_heads, _what_they_see, _mlps, _weights, _second_model, _doubts, _made):
+        page = Page(f"Repeated tokens: {Path(result.model).name or result.model}", lead=_lead(result))
+        for part in (_can_it, _cliff, _which_heads, _what_they_see, mlps, weights, _second_model, _doubts, _made):
             part(page, result)
     return page
 
@@ -65,22 +67,31 @@ def _lead(result: StudyResult) -> str:
 def _can_it(page: Page, result: StudyResult) -> None:
     settings = result.record.settings
     front = "BOS, then " if settings["bos"] else ""
-    page.section("Can the model do it?").text(
-        f"Each of {settings['batch']} prompts is {front}{settings['seq_len']} random tokens, and the same "
-        f"{settings['seq_len']} again. Nothing in the first half can be predicted. In the second half everything can, "
-        "by whoever finds the token in the first half and looks what followed it; only the half's first token is left "
-        "out, since nothing tells which one it will be."
+    left_out = (
+        "The first token of the second half, which nothing tells, is counted all the same, as the article did."
+        if settings["rule"] == "article"
+        else "Only the first token of the second half is left out, since nothing tells which one it will be."
     )
+    page.section("Can the model do it?").text(
+        f"{_prompts(settings['batch'])}: {front}{settings['seq_len']} random tokens, and the same "
+        f"{settings['seq_len']} "
+        "again. In the first half nothing can be predicted. In the second half it can, by whoever finds the token in "
+        f"the first half and looks what followed it. {left_out}"
+    )
+    names = [f"{name}_{half}_half" for name in ("logprob", "accuracy", "loss") for half in ("first", "second")]
     rows = []
-    for name in ("logprob", "accuracy", "loss"):
-        for half in ("first", "second"):
-            figure = result.figures[f"{name}_{half}_half"]
-            rows.append([f"{NAMES[name]}, {half} half", *_cells(figure)])
-    page.table(
-        ["", "mean", "95 % interval", "unit", "published"],
+    for name in names:
+        figure, (what, half) = result.figures[name], name.rsplit("_half", 1)[0].rsplit("_", 1)
+        rows.append([f"{WORDS[what]}, {half} half", *_cells(figure), figure.unit, figure.published])
+    _table(
+        page,
+        result,
+        ["", "mean", "95 % interval", "unit"],
         rows,
-        "Means over prompts. If the second half is no better than the first, the model cannot do the task, and nothing "
-        "below is about induction.",
+        names=names,
+        caption="Means over prompts, with Student's t interval, which may leave 0…1. If the second "
+        "half is no better than "
+        "the first, the model does not do the task here, and nothing below is about induction.",
     )
 
 
@@ -90,190 +101,114 @@ def _cliff(page: Page, result: StudyResult) -> None:
     figure.add_vline(x=int(result.record.settings["bos"]) + seq_len, line_dash="dot")
     page.section("Where is the cliff?").figure(
         figure,
-        "Loss of each token, by the position where it stands, with the 95 % interval over prompts. The dotted line is "
-        "the first token of the second half. Induction shows as a cliff right after it: from there on every token has "
-        "been seen before.",
+        "Loss of each token, by the position where it stands. The dotted line is the first token of the second half. "
+        "Induction shows as a cliff right after it: from there on every token has been seen before.",
     )
 
 
 def _which_heads(page: Page, result: StudyResult) -> None:
+    settings = result.record.settings
+    diagonal = (
+        "" if settings["rule"] is None else " By this rule the induction score is the mean over the *whole* diagonal."
+    )
+    chosen = (
+        "The best of many heads flatters itself on the prompts that it was chosen on, so each was "
+        "chosen on one half of "
+        "the prompts, and its numbers come from the other half."
+        if settings["batch"] > 1
+        else "There is one prompt alone, so heads are chosen on the prompt that their numbers come from."
+    )
     page.section("Which heads, against which control?").text(
-        "A score is the attention that a head pays, on the mean, to the place where its role lies: "
-        "an *induction* head to "
-        "the token after the same token's first copy, a *previous-token* head one back, a "
-        "*duplicate-token* head to the "
-        "first copy itself. Beside each stands its control: the same stripe on tokens that do not "
-        "repeat, or, for roles "
-        "that need no repetition, uniform attention. The best of many heads flatters itself on the prompts that it was "
-        "chosen on, so each was chosen on one half of the prompts, and its numbers come from the other half."
+        "A score is the attention that a head pays, on the mean over the second half, to the place "
+        "where its role lies: "
+        "for *induction* the token after the same token's first copy, for *duplicate token* the first copy itself, for "
+        f"*previous token* one back. *Prefix matching* is induction over four copies.{diagonal} Beside each stands its "
+        "control: the same stripe on tokens that do not repeat, or, for roles that need no repetition, uniform "
+        f"attention. {chosen}"
     )
+    names = [*HEADS, "prefix_matching_head", CUT]
     rows = []
-    for name in (*HEADS, "prefix_matching_head", CUT):
+    for name in names:
         figure, control = result.figures[name], result.figures.get(f"{name}_control")
-        value, interval, _, published = _cells(figure)
-        rows.append([NAMES[name], figure.label, value, interval, None if control is None else control.value, published])
-    page.table(
-        ["role", "head", "score", "95 % interval", "control", "published"],
-        rows,
-        "The head that plays each role best. A score counts only as far as it exceeds its control.",
-    )
-    _reasons(page, result, (*HEADS, "prefix_matching_head", CUT))
-    score, control = (result.measurements[name].mean("prompt") for name in ("head_roles", "head_roles_control"))
-    if not score.values.size:
+        beside = None if control is None or control.value is None else f"{control.value:.3f}"
+        rows.append([WORDS[name], figure.label, *_cells(figure), beside, figure.published])
+    silenced = result.record.settings["silenced"] or "none"
+    caption = f"The best head of each role; silenced: {silenced}. A score counts only as far as it exceeds its control."
+    _table(page, result, ["role", "head", "score", "95 % interval", "control"], rows, names=names, caption=caption)
+    score, control = (result.measurements[name] for name in ("head_roles", "head_roles_control"))
+    if not score.values.size or not np.isfinite(score.values).all():
         return
+    difference = (score - control).sel(role="induction").mean("prompt")
     page.figure(
-        plot(score.sel(role="induction"), title="Induction score"),
-        "Induction score of every head. Under the mouse: its interval.",
+        plot(difference, title="Induction score − control", zmin=-1, zmax=1),
+        "Induction score of every head, its control taken off: blue heads attend to what followed "
+        "the token before, and "
+        "do not where nothing repeats. The mouse tells the number.",
     )
+    means, beside = score.mean("prompt"), control.mean("prompt")
     columns = {}
-    for role in ROLES:
-        if role.name in score.dataset["role"].values:
-            columns[role.name] = score.sel(role=role.name)
-            if role.repeated:
-                columns[f"{role.name}, control"] = control.sel(role=role.name)
+    for role in (role for role in ROLES if role.name in means.dataset["role"].values):
+        columns[_column(role, beside)] = means.sel(role=role.name)
+        if role.repeated:
+            columns[f"{role.name}, control"] = beside.sel(role=role.name)
     page.figure(
-        sortable_table(columns, rows=_names(score), rows_name="head", sort="induction"),
-        "Every head and every role, with 95 % intervals. A click on a column's head sorts by it.",
+        sortable_table(columns, rows=_names(means), rows_name="head", sort="induction"),
+        "Every head in every role; uniform attention stands in the head of the column of a role that needs no "
+        "repetition. A click on a column's head sorts by it.",
     )
+
+
+def _column(role: Role, control: Measurement) -> str:
+    if role.repeated:
+        return role.name
+    return f"{role.name} (uniform {control.sel(role=role.name).values.flat[0]:.3f})"
 
 
 def _what_they_see(page: Page, result: StudyResult) -> None:
-    found = {n: result.measurements.get(f"pattern_{n}") for n in ("induction_head", "previous_token_head")}
+    found = {name: result.measurements.get(f"pattern_{name}") for name in ("induction_head", "previous_token_head")}
     found = {name: pattern for name, pattern in found.items() if pattern is not None}
     if not found:
         return
     page.section("What do they look at?")
     for name, pattern in found.items():
-        head = int(str(result.figures[name].label).split(".")[1])
-        layer = int(pattern.dataset["layer"].item())
+        head, layer = int(str(result.figures[name].label).split(".")[1]), int(pattern.dataset["layer"].item())
         order = [head, *(h for h in range(pattern.shape[0]) if h != head)]
-        view = attention_patterns(
-            [str(token) for token in pattern.dataset["token"].values],
-            pattern.values[order],
-            [f"{layer}.{h}" for h in order],
-        )
-        seen = (
-            "an induction head draws a stripe in the lower half, one position above where the same token stood"
+        tokens = [str(token) for token in pattern.dataset["token"].values]
+        view = attention_patterns(tokens, pattern.values[order], [f"{layer}.{h}" for h in order])
+        stripe = (
+            "An induction head draws a stripe in the lower half, one column right of where the same token stood first."
             if name == "induction_head"
-            else "a previous-token head draws a stripe right below the diagonal"
+            else "A previous-token head draws a stripe right below the diagonal."
         )
         page.figure(
             view,
-            f"Attention of layer {layer} on one short prompt, the {NAMES[name]} {layer}.{head} first. Rows attend to "
-            f"columns; {seen}. The mouse or the arrow keys tell each weight; a click on a small "
-            f"picture makes it large.",
+            f"Attention of layer {layer} on one short prompt, the head with the best {WORDS[name]} "
+            f"score, {layer}.{head}, "
+            f"first. Rows attend to columns. {stripe} The mouse or the arrow keys tell each weight.",
         )
-
-
-def _mlps(page: Page, result: StudyResult) -> None:
-    page.section("Does an MLP matter?")
-    figure, measured = result.figures["mlp_shift_max_delta_loss"], result.measurements.get("shifted_mlp")
-    if measured is None:
-        page.text(f"This was not measured: {figure.reason}.")
-        return
-    page.text(
-        "In the second half each MLP sees a token that it saw before, one period earlier. If all it does there is what "
-        "it did then, its output can be replaced by the old one at no cost. So each MLP's output was overwritten, one "
-        "layer and position at a time, by its output one period before; what the loss gains is what the MLP had added."
-    )
-    page.figure(
-        plot(measured.mean("prompt"), title="Δ loss"),
-        "Change of the loss by layer and position when that MLP's output there is the one from a period before. Near "
-        "zero everywhere: no MLP matters for induction."
-        + (
-            " The first column is the end of the first copy, overwritten by what the MLP gave for "
-            "BOS, which stands for "
-            "nothing that came before: it is the article's first token, and no sign of induction."
-            if result.record.settings["rule"] == "article"
-            else ""
-        ),
-    )
-    together, summed = (result.measurements[f"shifted_mlp_{part}"].mean("prompt") for part in ("layer", "summed"))
-    rows: list[list[object]] = [
-        [f"layer {label}", value, alone]
-        for (label, value), alone in zip(together.items(), summed.values.tolist(), strict=True)
-    ]
-    rows.append(["all layers", result.measurements["shifted_mlp_whole"].mean("prompt").item(), None])
-    page.table(
-        ["", "all positions at once", "sum of one at a time"],
-        rows,
-        f"Δ loss in nats, mean over {measured.shape[0]} prompts, when the whole second half is overwritten.",
-    )
-
-
-def _weights(page: Page, result: StudyResult) -> None:
-    page.section("Is the circuit in the weights?").text(
-        "A previous-token head writes into each position what stood before it; an induction head "
-        "looks for its own token "
-        "among what was written. Put together from the weights alone, this is a matrix between all tokens and all "
-        "tokens: how much each token, as a query, likes each token, as what was copied. If the circuit is there, each "
-        "token likes itself best."
-    )
-    matches = result.measurements.get("two_head_circuit")
-    names = ("two_head_circuit_top1_key_per_query", "two_head_circuit_top1_query_per_key")
-    if matches is None:
-        _reasons(page, result, names)
-    else:
-        rows = _circuit_rows(result, matches)
-        page.table(
-            ["", "W_E alone", "with the first MLP", "by chance", "published"],
-            rows,
-            f"Of all tokens, the share that finds itself, for the heads "
-            f"{result.figures[names[0]].label}. Which direction "
-            "the published number is, is not said, so it stands beside both.",
-        )
-        _reasons(page, result, names)
-        _near_misses(page, result)
-    pairs = result.measurements.get("composition")
-    if pairs is not None and pairs.values.size:
-        best = pairs.top(SHOWN_PAIRS)
-        page.table(
-            ["heads and input", "composition"],
-            [[label, value] for label, value in best.items()],
-            "The pairs of heads of which the later one reads most of what the earlier one writes, through its queries "
-            "(q), keys (k) or values (v), beyond what random weights would have. An induction circuit is a k.",
-        )
-
-
-def _circuit_rows(result: StudyResult, matches: Measurement) -> list[list[object]]:
-    extended = result.measurements.get("two_head_circuit_extended")
-    rows: list[list[object]] = []
-    for column in (str(name) for name in matches.dataset["group"].values):
-        name = f"two_head_circuit_{column.replace(' ', '_').replace('top-', 'top')}"
-        figure = result.figures.get(name)
-        chance = matches.dataset["chance"].sel(group=column).item()
-        beside = None if extended is None else extended.sel(group=column).item()
-        rows.append([column, matches.sel(group=column).item(), beside, chance, figure and figure.published])
-    return rows
-
-
-def _near_misses(page: Page, result: StudyResult) -> None:
-    misses = result.measurements["two_head_circuit_near_misses"].dataset.squeeze()
-    said = []
-    for direction in (str(name) for name in misses["group"].values):
-        of = misses.sel(group=direction)
-        if np.isfinite(of["value"].item()):
-            said.append(
-                f"{direction}: {of['missed'].item():.0f} tokens miss; for {of['value'].item():.0%} of "
-                f"them the best is one "
-                f"of their ten nearest neighbours (by chance {of['chance'].item():.1%})"
-            )
-    if said:
-        page.text("“Or a token very similar”? " + "; ".join(said) + ".")
 
 
 def _second_model(page: Page, result: StudyResult) -> None:
-    if "second_induction_head" not in result.figures:
+    scores, controls = (result.measurements.get(f"second_head_roles{part}") for part in ("", "_control"))
+    if scores is None or controls is None:
         return
-    name = result.record.settings["second"] or "the second model"
+    name = str(result.record.settings["second"])
     rows = []
     for role in HEADS:
-        mine, other = result.figures[role], result.figures[f"second_{role}"]
-        rows.append([NAMES[role], mine.label, mine.value, other.label, other.value])
+        row: list[object] = [WORDS[role]]
+        for prefix in ("", "second_"):
+            figure, control = (result.figures[f"{prefix}{role}{part}"] for part in ("", "_control"))
+            row += [figure.label, _number(figure), _number(control)]
+        rows.append(row)
     page.section("The same in a second model?").table(
-        ["role", f"head of {result.model}", "score", f"head of {name}", "score "],
+        ["role", "head here", "score", "control", "head there", "score there", "control there"],
         rows,
-        f"The same tokens in {name}.",
+        f"The best heads of this model and of {name}, on the same tokens.",
+    )
+    difference = (scores - controls).sel(role="induction").mean("prompt")
+    page.figure(
+        plot(difference, title=f"Induction score − control, {Path(name).name}", zmin=-1, zmax=1),
+        "Induction score of every head of the second model, its control taken off.",
     )
 
 
@@ -291,50 +226,60 @@ def _doubts(page: Page, result: StudyResult) -> None:
         "**A head that looks back by position alone.** A model that only ever saw one period learns to look that many "
         "tokens back, whatever stands there; its stripe is as bright as an induction head's. So the "
         "stripe is also taken "
-        "on tokens that do not repeat, and at other periods than the one above."
+        f"on tokens that do not repeat, at other periods, and where the repetition begins later; and "
+        f"the previous-token "
+        f"heads are silenced. Each difference must be {CLEAR} or more, and the silenced stripe less than half."
     )
-    by_period = other_periods(result, head)
+    by_period = at_other_periods(result)
     if by_period:
         page.table(
-            ["period", "score − control"],
-            [[name, value] for name, value in by_period.items()],
-            f"Head {head} at other periods ({', '.join(SHARES)}). An induction head stays high at each.",
+            ["elsewhere", "score − control"],
+            [[name, f"{value:.3f}"] for name, value in by_period.items()],
+            f"Head {head} elsewhere. An induction head stays high at each.",
         )
     rest = result.measurements.get("rest_on_bos")
     if rest is None:
         page.note(
-            "These prompts do not begin with BOS. Heads of a model that was trained with BOS rest there when nothing "
-            "matches; without it they rest elsewhere, and scores are harder to compare.",
+            "BOS was left out, as asked. Heads of this model rest there when nothing matches; without it they rest "
+            "elsewhere, and scores are harder to compare."
+            if result.record.settings.get("bos_left_out")
+            else "This model has no BOS before a text, so none was added, and no head can rest there.",
         )
         return
     means = rest.mean("prompt")
-    resting = (means.values >= RESTING).mean() if means.values.size else 0.0
+    if not means.values.size:
+        return
+    shares = [(means.sel(group=half).values >= RESTING).mean() for half in HALVES]
     page.text(
         "**Heads that rest on BOS.** A head with nothing to do attends to the first token. Averaged over such heads or "
-        f"positions, patterns look all alike. Here {resting:.0%} of the heads, by half, rest there "
-        f"with {RESTING:.0%} of "
-        "their attention or more."
+        f"positions, patterns look all alike. Here {shares[0]:.0%} of the heads rest there in the first half and "
+        f"{shares[1]:.0%} in the second, with {RESTING:.0%} of their attention or more."
     )
-    if means.values.size:
-        columns = {half: means.sel(group=half) for half in HALVES}
-        found = sortable_table(columns, rows=_names(means), rows_name="head", sort=HALVES[0])
-        page.figure(
-            found,
-            "Attention to BOS from each half. A head that rests in the first half and leaves in the second is one that "
-            "waits for a repetition.",
+    if min(shares) > RESTING:
+        page.note(
+            "Most heads rest on BOS in both halves: what they do when something matches is not in these patterns, and "
+            "means over them are alike for that reason alone.",
+            kind="warning",
         )
+    columns = {half: means.sel(group=half) for half in HALVES}
+    page.figure(
+        sortable_table(columns, rows=_names(means), rows_name="head", sort=HALVES[0]),
+        "Attention to BOS from each half. A head that rests in the first half and leaves in the second may be one that "
+        "waits for a repetition.",
+    )
 
 
 def _made(page: Page, result: StudyResult) -> None:
+    compared = result.figures.get(REFERENCE)
+    if compared is not None:
+        page.note(
+            f"Layer 0's q·k differ from the reference's by {compared.value:.2g} at most, over "
+            f"{compared.label}; 0.001 is "
+            "agreement. Deeper layers are not compared: the reference has GELU in its exact form."
+        )
     record = result.record
     processing = ", ".join(record.processing) or "none"
     settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
-    compared = result.figures.get(NAME)
-    if compared is not None:
-        page.note(
-            f"Layer 0's q·k differ from the reference's by {compared.value:.2g} at most ({compared.reason}). "
-            "Deeper layers are not compared: the reference has GELU in its exact form."
-        )
     page.section("How was this made?").text(
         f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
         f"{processing}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. All numbers lie beside this "
@@ -342,10 +287,24 @@ def _made(page: Page, result: StudyResult) -> None:
     )
 
 
-def _reasons(page: Page, result: StudyResult, names: Sequence[str]) -> None:
-    for reason in dict.fromkeys(result.figures[name].reason for name in names):
-        if reason is not None:
-            page.note(f"{reason[0].upper()}{reason[1:]}.")
+def _table(
+    page: Page,
+    result: StudyResult,
+    columns: Sequence[str],
+    rows: Sequence[list[object]],
+    *,
+    names: Sequence[str],
+    caption: str,
+) -> None:
+    """A table of figures, whose last cell is what was published: shown if anything was, with where and how."""
+    known = {name: FIGURES["induction"][name] for name in names if result.figures[name].published is not None}
+    if known:
+        page.table([*columns, "published"], rows, caption)
+        said = dict.fromkeys(f"{published.source}: {published.said}" for published in known.values())
+        page.note("Published. " + " ".join(f"{line}." for line in said))
+    else:
+        page.table(columns, [row[:-1] for row in rows], caption)
+    reasons(page, result, names)
 
 
 def _names(measured: Measurement) -> list[str]:
@@ -354,8 +313,14 @@ def _names(measured: Measurement) -> list[str]:
 
 
 def _cells(figure: Figure) -> list[object]:
-    interval = None if figure.low is None or figure.high is None else f"{figure.low:.4g} … {figure.high:.4g}"
-    return [figure.value, interval, figure.unit, figure.published]
+    """Mean and interval, with three digits behind the point."""
+    value = None if figure.value is None else f"{figure.value:.3f}"
+    interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
+    return [value, interval]
+
+
+def _prompts(n: int) -> str:
+    return "One prompt" if n == 1 else f"{n} prompts, each of them"
 
 
 def _number(figure: Figure) -> str:
@@ -363,4 +328,4 @@ def _number(figure: Figure) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{value:.0%}"
+    return "an unknown share" if value is None else f"{value:.1%}" if 0 < value < 0.01 else f"{value:.0%}"

@@ -6,7 +6,7 @@ relative to it, so that the folder can be moved.
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,19 @@ class Figure:
         return cls(unit=mean.unit, value=mean.item(), low=low, high=high, label=label, reason=reason)
 
 
+@dataclass
+class Findings:
+    """What a part of a study found."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+
+    def add(self, other: "Findings") -> None:
+        """Takes in what another part found."""
+        self.figures |= other.figures
+        self.measurements |= other.measurements
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """What a study found."""
@@ -99,6 +112,7 @@ class StudyResult:
         folder = Path(folder)
         check_vacant(folder, overwrite=overwrite)
         result = self.to_dict(page=page is not None)
+        stale = _files_of(folder) - set(result["files"])
         with written_aside(folder) as aside:
             for name, path in result["measurements"].items():
                 self.measurements[name].save(aside / path)
@@ -108,7 +122,19 @@ class StudyResult:
             (aside / RESULT).write_text(text + "\n", encoding="utf-8")
             # What is moved into a folder one by one is no result before the last file, which this is, has come.
             (folder / RESULT).unlink(missing_ok=True)
+        for file in stale:
+            (folder / file).unlink(missing_ok=True)
         return folder / RESULT
+
+
+def _files_of(folder: Path) -> set[str]:
+    """The files of an earlier result in a folder, none where there is none to be read."""
+    try:
+        files = json.loads((folder / RESULT).read_text(encoding="utf-8"))["files"]
+        inside = folder.resolve()
+        return {file for file in files if isinstance(file, str) and (folder / file).resolve().is_relative_to(inside)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def check_vacant(folder: str | Path, *, overwrite: bool) -> None:
