@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 from hypothesis import given
 
-from pellucid import AttentionConfig, Config, HookedTransformer, Rotary
+from pellucid import AttentionConfig, Config, HookedTransformer, Learned, Rotary
 from pellucid.base.errors import ConfigError
 from tests.models import config_of, configs, unchecked
 
@@ -44,6 +44,32 @@ def test_a_copy_with_other_fields_is_checked_too():
 )
 def test_what_cannot_be_is_refused(fields, said):
     with pytest.raises(ConfigError, match=said):
+        config_of(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        (
+            {"positions": "rotary"},
+            r"positions must be Learned or Rotary or None, got 'rotary'; make one, as in positions=Rotary\(...\)",
+        ),
+        ({"positions": Rotary}, "positions must be Learned or Rotary or None, got <class .*Rotary'>"),
+        ({"positions": Learned}, "positions must be Learned or Rotary or None, got <class .*Learned'>"),
+        ({"positions": {"kind": "Rotary"}}, "positions must be Learned or Rotary or None, got {'kind': 'Rotary'}"),
+        ({"attention": {"n_heads": 2}}, "attention must be AttentionConfig, got {'n_heads': 2}; make one"),
+        ({"attention": None}, "attention must be AttentionConfig, got None; make one"),
+        ({"mlp": {"d_mlp": 4}}, "mlp must be MLPConfig or None, got {'d_mlp': 4}; make one"),
+        ({"norm": "LN"}, "norm must be LayerNorm or RMSNorm or None, got 'LN'; make one"),
+        ({"n_layers": "2"}, "n_layers must be a whole number, got '2'"),
+        ({"n_layers": True}, "n_layers must be a whole number, got True"),
+        ({"d_model": 8.0}, "d_model must be a whole number, got 8.0"),
+        ({"d_vocab_out": "5"}, "d_vocab_out must be a whole number, got '5'"),
+        ({"d_vocab_out": 0}, "d_vocab_out must be 1 or more, got 0"),
+    ],
+)
+def test_a_field_of_a_wrong_kind_is_refused(fields, said):
+    with unchecked(), pytest.raises(ConfigError, match=said):
         config_of(**fields)
 
 

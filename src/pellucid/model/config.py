@@ -1,6 +1,7 @@
 """Everything that says what a transformer looks like, as one typed value."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from types import NoneType
 from typing import Any
 
 from pellucid.base.errors import ConfigError, nearest
@@ -53,9 +54,15 @@ class Config:
     init_range: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("n_layers", 0), ("d_model", 1), ("d_vocab", 1), ("n_ctx", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for name, kinds in _KINDS.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise ConfigError(_wrong_kind(name, kinds, getattr(self, name)))
+        for name, least in (("n_layers", 0), ("d_model", 1), ("d_vocab", 1), ("n_ctx", 1), ("vocab_out", 1)):
+            size, called = getattr(self, name), "d_vocab_out" if name == "vocab_out" else name
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise ConfigError(f"{called} must be a whole number, got {size!r}")
+            if size < least:
+                raise ConfigError(f"{called} must be {least} or more, got {size}")
         if self.tied and self.vocab_out != self.d_vocab:
             raise ConfigError(
                 f"d_vocab_out must be d_vocab={self.d_vocab} where W_U is W_E transposed, got {self.d_vocab_out}; "
@@ -107,6 +114,21 @@ class Config:
             if values.get(name) is not None:
                 values[name] = _chosen(kinds, values[name], name)
         return _made(cls, values, "configuration")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "attention": (AttentionConfig,),
+    "mlp": (MLPConfig, NoneType),
+    "norm": (LayerNorm, RMSNorm, NoneType),
+    "positions": (Learned, Rotary, NoneType),
+}
+"""What each part's configuration may be."""
+
+
+def _wrong_kind(name: str, kinds: tuple[type, ...], found: object) -> str:
+    made = [kind.__name__ for kind in kinds if kind is not NoneType]
+    offered = " or ".join([*made, "None"] if NoneType in kinds else made)
+    return f"{name} must be {offered}, got {found!r}; make one, as in {name}={made[-1]}(...)"
 
 
 def _made(cls: type, values: Any, where: str) -> Any:
