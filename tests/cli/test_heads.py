@@ -41,9 +41,11 @@ def test_the_first_row_is_uniform_attention(pellucid):
     assert line.split()[1] == f"{sum(1 / (q + 1) for q in queries) / len(queries):.2f}"
 
 
-def test_no_line_is_wider_than_80_columns_and_none_is_cut(pellucid):
-    lines = pellucid(*HEADS).out.splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= 80
+@pytest.mark.parametrize("batch", ["4", "1"])
+def test_no_line_is_wider_than_80_columns_and_none_is_cut(pellucid, batch):
+    lines = pellucid(*HEADS, "--batch", batch).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith(" ") for line in lines)
     assert not any("…" in line for line in lines)
 
 
@@ -62,7 +64,7 @@ def test_json_has_every_number(pellucid):
 def test_one_prompt_has_no_intervals(pellucid):
     done = pellucid(*HEADS, "--batch", "1")
     assert "±" not in done.out.split("Attention mass")[0]
-    assert "one prompt has none" in done.out
+    assert "Attention mass on one prompt, which has no interval." in done.out
     cell = json.loads(pellucid(*HEADS, "--batch", "1", "--json").out)["heads"][0]["self"]
     assert (cell["low"], cell["high"]) == (None, None)
 

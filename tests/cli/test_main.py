@@ -77,6 +77,12 @@ def test_an_unknown_model_offers_the_nearest(pellucid):
     assert last.startswith("Error: 'toy-inducton'") and last.endswith("nearest: toy-induction")
 
 
+def test_an_empty_name_of_a_model_is_refused(pellucid):
+    done = pellucid("heads", "--model", "")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.splitlines()[-1].startswith("Error: a model's name must not be empty; give a folder")
+
+
 def test_our_own_error_is_one_line_on_stderr(pellucid, failing):
     failing(ArgumentError("n must be 1,\n  got 2"))
     done = pellucid(*STUDY)

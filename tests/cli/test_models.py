@@ -15,6 +15,12 @@ def test_every_alias_is_listed_with_its_name_on_the_hub(pellucid):
     assert {(words[0], words[-1]) for words in lines if words} >= set(ALIASES.items())
 
 
+def test_no_line_is_wider_than_80_columns_or_ends_in_spaces(pellucid):
+    lines = pellucid("models").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith(" ") for line in lines)
+
+
 def test_json_says_the_same(pellucid):
     rows = json.loads(pellucid("models", "--json").out)
     assert rows[0] == {"name": "toy-induction", "bundled": True, "repository": None, "here": True}

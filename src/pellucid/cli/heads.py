@@ -44,8 +44,10 @@ def heads(
     print_tokens(model, tokens.settings, seed, about_bos(read))
     print_heads(_cells(scores))
     typer.echo()
-    single = "; one prompt has none" if batch == 1 else ""
-    typer.echo(f"Attention mass, mean and 95 % interval (Student's t over {batch} prompts{single}).")
+    if batch == 1:
+        typer.echo("Attention mass on one prompt, which has no interval.")
+    else:
+        typer.echo(f"Attention mass, mean and 95 % interval (Student's t over {batch} prompts).")
     typer.echo("control: the same stripe on tokens that do not repeat.")
     typer.echo("For the other roles the control is uniform attention, in the first row.")
 

@@ -25,4 +25,4 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
     places = {(True, True): "bundled", (False, True): "in the hub's cache", (False, False): "on the hub"}
     rows = [[m.name, places[m.repository is None, m.here], m.repository or ""] for m in found]
     print_table(["name", "where", "name on the hub"], rows, right=False)
-    typer.echo("\nAny other name on the hub loads too if it is of a known family, and so does a folder.")
+    typer.echo("\nOther names on the hub load too if the family is known, and so does a folder.")

@@ -23,7 +23,7 @@ def interval(low: float | None, high: float | None, unit: str = "") -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, gap: int = 2, right: bool = True) -> None:
-    """A table on stdout, as wide as its cells, none of them cut short.
+    """A table on stdout, as wide as its cells, none of them cut short, and no line ends in spaces.
 
     Args:
         columns: Their headings.
@@ -40,8 +40,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, gap: i
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, width=WIDEST)
-    console.print()
-    console.print(table)
+    with console.capture() as shown:
+        console.print(table)
+    lines = shown.get().rstrip("\n").split("\n")
+    print("", *(line.rstrip() for line in lines), sep="\n")
 
 
 def print_tokens(model: str, settings: dict[str, Any], seed: int | None, about_bos: str) -> None:
