@@ -69,7 +69,7 @@ def test_what_is_read_is_detached_and_what_is_given_back_is_not():
 def test_a_run_takes_what_a_call_takes():
     model = model_of("gpt2")
     past = KeyValueCache.init_cache(model.cfg)
-    model.run(TOKENS[:, :4], past=past)
+    model(TOKENS[:, :4], past_kv_cache=past)
     assert len(past) == 4
     run = model.run(TOKENS[:, 4:], past=past, logits_at=[0, -1], edits=[Zero("z", layer=0, head=0)], reads="pattern")
     assert run.logits.shape == (2, 2, 17)

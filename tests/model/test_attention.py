@@ -96,7 +96,12 @@ def test_both_forms_agree_with_a_past(config, n_past, mask, by_one):
     for attention in ("auto", "explicit"):
         past = KeyValueCache(config.n_layers)
         parts = [
-            model.run(tokens[:, step], attention_mask=mask[:, step], past=past, attention=attention).logits
+            model(
+                tokens[:, step],
+                attention_mask=mask[:, step],
+                past_kv_cache=past,
+                run=model.live_run(explicit=attention == "explicit"),
+            )
             for step in steps
         ]
         assert len(past) == 7

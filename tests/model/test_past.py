@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid import KeyValueCache
+from pellucid import KeyValueCache, Zero
 from pellucid.base.errors import ArgumentError
 from tests.models import CONFIGS, assert_agree, config_of, configs, model_of, tokens_of
 
@@ -25,7 +25,7 @@ def test_a_prompt_in_any_pieces_gives_the_logits_of_the_whole(config, pieces, ex
     tokens = tokens_of(config, pos=sum(pieces))
     past, parts = past_of(model), []
     for piece in tokens.split(pieces, dim=1):
-        parts.append(model.run(piece, past=past, attention="explicit" if explicit else "auto").logits)
+        parts.append(model(piece, past_kv_cache=past, run=model.live_run(explicit=explicit)))
     assert_agree({"logits": torch.cat(parts, dim=1)}, {"logits": model(tokens)}, within=1e-10)
     assert len(past) == sum(pieces) == past.counts()
 
@@ -180,3 +180,24 @@ def test_a_past_works_for_a_model_without_layers():
     parts = [model(piece, past_kv_cache=past) for piece in tokens.split([3, 4], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens))
     assert len(past) == LENGTH
+
+
+def test_a_run_as_a_value_leaves_the_past_as_it_is():
+    model, past = model_of("gpt2"), KeyValueCache(2)
+    model(tokens_of()[:, :4], past_kv_cache=past)
+    entries = list(past.entries)
+    first = model.run(tokens_of()[:, 4:], past=past)
+    model.run(tokens_of()[:, 4:], past=past, edits=[Zero("z")])
+    assert torch.equal(model.run(tokens_of()[:, 4:], past=past).logits, first.logits)
+    assert len(past) == 4 and not past.frozen
+    assert all(now is then for now, then in zip(past.entries, entries, strict=True))
+
+
+def test_a_view_of_a_past_is_frozen_and_holds_the_same():
+    model, past = model_of("gpt2"), KeyValueCache(2)
+    model(tokens_of()[:, :4], past_kv_cache=past)
+    view = past.view()
+    assert view.frozen and len(view) == 4 and view.entries == past.entries
+    expected = model(tokens_of()[:, 4:], past_kv_cache=view)
+    assert torch.equal(model(tokens_of()[:, 4:], past_kv_cache=past), expected)
+    assert len(past) == 7 and len(view) == 4

@@ -140,7 +140,7 @@ class Decoder(HookedRoot, Weights):
         self,
         tokens: Any,
         *,
-        edits: Sequence[Edit] = (),
+        edits: Edit | Sequence[Edit] = (),
         reads: Filter = (),
         past: KeyValueCache | None = None,
         attention: str = "auto",
@@ -150,10 +150,10 @@ class Decoder(HookedRoot, Weights):
 
         Args:
             tokens: `[batch pos]`; with `start_at_layer`, the residual stream there.
-            edits: Applied in their order.
+            edits: One, or several, applied in their order.
             reads: Which activations to give back: names, short names (every layer), shorthands, a callable on names, or
                 None for all.
-            past: Keys and values that these rows continue.
+            past: Keys and values that these rows continue; it stays as it is (a call of the model lets it grow).
             attention: `"auto"` takes the fused forms wherever nobody listens inside; `"explicit"` never does, so that a
                 value does not depend, in its last digits, on what else is read, and derivatives of any order exist.
             **more: `start_at_layer stop_at_layer logits_at attention_mask positions`, as for a call of the model.
@@ -167,14 +167,14 @@ class Decoder(HookedRoot, Weights):
         if attention not in ("auto", "explicit"):
             raise ArgumentError(f"attention must be 'auto' or 'explicit', got {attention!r}")
         live = self.live_run(explicit=attention == "explicit")
-        for edit in edits:
+        for edit in [edits] if isinstance(edits, Edit) else edits:
             for name, placed in edit.resolve(self).items():
                 live.add_edit(name, placed.apply)
         cache: dict[str, Tensor] = {}
         nothing = not isinstance(reads, str) and isinstance(reads, Sequence) and not reads
         for name in [] if nothing else select(self.hook_names, reads):
             live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
-        out = self(tokens, past_kv_cache=past, run=live, **more)
+        out = self(tokens, past_kv_cache=None if past is None else past.view(), run=live, **more)
         return Run(out, cache, live.mask)
 
     def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:

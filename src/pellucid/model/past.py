@@ -3,6 +3,7 @@
 `KeyValueCache` is what a caller keeps from run to run; `Span` is what one forward pass knows about its rows.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,13 @@ class KeyValueCache:
     def unfreeze(self) -> None:
         """Later runs append to it again."""
         self.frozen = False
+
+    def view(self) -> "KeyValueCache":
+        """A frozen cache that holds the same: runs attend to it, and neither grows."""
+        other = copy.copy(self)
+        other.entries = list(self.entries)
+        other.freeze()
+        return other
 
     def counts(self) -> int | Int[Tensor, " batch"]:
         """Real tokens held for each prompt: the position of the next one."""
