@@ -7,24 +7,14 @@ process each, from its own `VmHWM`, after everything that loading needs was impo
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pellucid import AttentionConfig, Config, HookedTransformer, MLPConfig
+from bench._turns import GPT2_SMALL, interleaved
+from pellucid import HookedTransformer
 from pellucid.pretrained.export import save_pretrained
 from pellucid.pretrained.load import Options, load
 from pellucid.pretrained.processing import Processing
-
-CONFIG = Config(
-    n_layers=12,
-    d_model=768,
-    d_vocab=50257,
-    n_ctx=1024,
-    attention=AttentionConfig(n_heads=12, d_head=64),
-    mlp=MLPConfig(d_mlp=3072),
-    tied=True,
-)
 
 PEAK = """
 import sys, torch
@@ -46,17 +36,6 @@ model = read(sys.argv[2], processing)
 held = {p.data_ptr(): p.numel() * p.itemsize for p in model.parameters()}
 print((peak() - before) / sum(held.values()))
 """
-
-
-def interleaved(contestants: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
-    """The best time of each, in seconds, when they take turns."""
-    best = dict.fromkeys(contestants, float("inf"))
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 def times(folder: Path) -> None:
@@ -109,8 +88,8 @@ def main() -> None:
     """Makes the folders in a temporary place and measures."""
     with tempfile.TemporaryDirectory() as place:
         folder, small = Path(place) / "large", Path(place) / "small"
-        save_pretrained(HookedTransformer(CONFIG, seed=0), folder, family="gpt2")
-        tiny = CONFIG.change(n_layers=1, d_vocab=100, n_ctx=16)
+        save_pretrained(HookedTransformer(GPT2_SMALL, seed=0), folder, family="gpt2")
+        tiny = GPT2_SMALL.change(n_layers=1, d_vocab=100, n_ctx=16)
         save_pretrained(HookedTransformer(tiny, seed=0), small, family="gpt2")
         size = (folder / "model.safetensors").stat().st_size
         print(f"GPT-2-small size, float32, a file of {size / 1e6:.0f} MB")

@@ -5,29 +5,24 @@ Ratios within one run: fresh interpreters take turns, and each one's best time c
 
 import subprocess
 import sys
-import time
+from functools import partial
+
+from bench._turns import interleaved
 
 
-def best_of(commands: dict[str, list[str]], *, rounds: int = 7) -> dict[str, float]:
-    """The best wall time of each command, in seconds, when they take turns."""
-    best = dict.fromkeys(commands, float("inf"))
-    for _ in range(rounds):
-        for name, command in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+def fresh(*arguments: str) -> None:
+    """Runs a fresh interpreter."""
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
 
 def main() -> None:
     """Prints the times and the differences."""
-    best = best_of(
-        {
-            "import torch": [sys.executable, "-c", "import torch"],
-            "import pellucid": [sys.executable, "-c", "import pellucid; pellucid.HookedTransformer"],
-            "pellucid --help": [sys.executable, "-m", "pellucid", "--help"],
-        }
-    )
+    commands = {
+        "import torch": ["-c", "import torch"],
+        "import pellucid": ["-c", "import pellucid; pellucid.HookedTransformer"],
+        "pellucid --help": ["-m", "pellucid", "--help"],
+    }
+    best = interleaved({name: partial(fresh, *arguments) for name, arguments in commands.items()}, rounds=7)
     print("fresh interpreters, best of 7, taking turns: " + ", ".join(f"{n} {t:.2f} s" for n, t in best.items()))
     difference = best["import pellucid"] - best["import torch"]
     print(f"  pellucid.HookedTransformer − torch  {difference:.2f} s   (at most 0.3 s)")
