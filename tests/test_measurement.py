@@ -825,13 +825,15 @@ class TestSignificant:
                 5,
                 1,
                 "max",
-                "n=5 prompts the smallest p value is 0.062, or 0.062 after correction over 1 cells, .* take 6 prompts or more",
+                "n=5 prompts the smallest p value is 0.062, or 0.062 after correction over 1 cells, "
+                ".* take 6 prompts or more",
             ),
             (
                 6,
                 6,
                 "fdr",
-                "n=6 prompts the smallest p value is 0.031, or 0.19 after correction over 6 cells, and 0.05 .* take 8 prompts",
+                "n=6 prompts the smallest p value is 0.031, or 0.19 after correction over 6 cells, "
+                "and 0.05 .* take 8 prompts",
             ),
             (1, 6, "fdr", "n=1 prompts the smallest p value is 1, or 1 after correction over 6 cells"),
             (
