@@ -236,3 +236,14 @@ def test_second_derivatives_exist_on_the_explicit_path():
     (first,) = torch.autograd.grad(logits.logsumexp(-1).sum(), model.blocks[0].attn.W_V, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), model.blocks[0].attn.W_Q)
     assert second.abs().sum() > 0
+
+
+def test_gradients_in_inference_mode_are_refused():
+    model = model_of("gpt2")
+    hooks = [("z", lambda gradient, hook: None)]
+    with torch.inference_mode():
+        with pytest.raises(ArgumentError, match=r"need gradients, which torch.inference_mode\(\) never makes"):
+            model.run_with_hooks(tokens_of(), bwd_hooks=hooks)
+        with pytest.raises(ArgumentError, match="backward hooks and incl_bwd need gradients"):
+            model.run_with_cache(tokens_of(), return_type="loss", incl_bwd=True)
+        model.run_with_cache(tokens_of())

@@ -169,3 +169,16 @@ def test_a_copied_model_has_hooks_of_its_own(model, copied):
     assert names(model) == [Z0]
     assert names(other) == ["blocks.0.attn.hook_v"]
     assert other.hook_dict["blocks.0.attn.hook_v"] is other.blocks[0].attn.hook_v
+
+
+@pytest.mark.parametrize("add", [lambda m: m.add_hook("z", 3), lambda m: m.hook_dict[Z0].add_hook(3)])
+def test_a_standing_hook_is_a_function(model, add):
+    with unchecked(), pytest.raises(ArgumentError, match=r"a hook must be a function, called as .*, got 3"):
+        add(model)
+    assert model.board == []
+
+
+def test_a_reset_in_no_direction_is_refused(model):
+    for reset in (lambda: model.reset_hooks(direction="forward"), lambda: model.hook_dict[Z0].remove_hooks("forward")):
+        with unchecked(), pytest.raises(ArgumentError, match="must be 'fwd', 'bwd' or 'both', got 'forward'"):
+            reset()

@@ -250,3 +250,29 @@ def test_what_foreign_attention_reads_by_head_can_be_read_but_not_edited():
         ArgumentError, match="only where attention is the model's own, got Linear in its place; change resid_pre"
     ):
         model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.hook_q_input", lambda x, hook: 2 * x)])
+
+
+class Asks(nn.Module):
+    """Runs another model, which is no part of the run that it is in itself."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = (other,)
+
+    def forward(self, x):
+        self.other[0](TOKENS)
+        return x
+
+
+def test_a_model_that_a_foreign_module_runs_is_a_run_of_its_own():
+    model, other, seen = model_of("gpt2"), model_of("llama"), []
+    put(model, "blocks.0.mlp", Asks(other))
+    expected, whole = model.run_with_cache(TOKENS)
+    put(model, "blocks.0.mlp", nn.Identity())
+    plain, cache = model.run_with_cache(TOKENS)
+    assert torch.equal(plain, expected)
+    assert all(torch.equal(whole[name], cache[name]) for name in cache)
+    put(model, "blocks.0.mlp", Asks(other))
+    other.add_hook("z", lambda z, hook: seen.append(hook.name))
+    model.run_with_hooks(TOKENS, fwd_hooks=[("z", lambda z, hook: seen.append("outer"))])
+    assert seen == ["outer", "blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "outer"]

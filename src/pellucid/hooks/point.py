@@ -5,6 +5,8 @@ even called: `at` gives the activation back after one `None` check.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,6 +77,8 @@ class HookPoint(nn.Module):
         """Adds a hook that joins every run of the model until `remove_hooks` or the model's `reset_hooks`."""
         if dir not in ("fwd", "bwd"):
             raise ArgumentError(f"dir must be 'fwd' or 'bwd', got {dir!r}")
+        if not callable(hook):
+            raise ArgumentError(f"a hook must be a function, called as hook(x, hook=point), got {hook!r}")
         standing = StandingHook(self, hook, dir, permanent=is_permanent, level=level)
         self.board.insert(0 if prepend else len(self.board), standing)
 
@@ -89,6 +93,7 @@ class HookPoint(nn.Module):
         level: int | None = None,
     ) -> None:
         """Takes this point's standing hooks away."""
+        check_direction(dir)
         self.board[:] = [
             standing
             for standing in self.board
@@ -112,6 +117,12 @@ class HookPoint(nn.Module):
     def extra_repr(self) -> str:
         """Its name, in the printed tree."""
         return self.name
+
+
+def check_direction(direction: str) -> None:
+    """Refuses what is no direction of hooks to reset."""
+    if direction not in ("fwd", "bwd", "both"):
+        raise ArgumentError(f"direction must be 'fwd', 'bwd' or 'both', got {direction!r}")
 
 
 def is_reset(standing: StandingHook, direction: str, including_permanent: bool, level: int | None) -> bool:
@@ -160,6 +171,22 @@ def call(module: nn.Module, x: Tensor, *context: Any, run: LiveRun | None) -> Te
     finally:
         _inside_foreign.run = outer
         _foreign_runs.remove(run)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, nothing joins the run that this thread is in the midst of: a model is a run of its own."""
+    outer = getattr(_inside_foreign, "run", None)
+    _inside_foreign.run = None
+    try:
+        yield
+    finally:
+        _inside_foreign.run = outer
+
+
+def inside_foreign() -> bool:
+    """Whether some thread is inside a foreign module."""
+    return bool(_foreign_runs)
 
 
 def watched(run: LiveRun | None, *points: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooks.names import Filter, select
-from pellucid.hooks.point import HookPoint, StandingHook, is_reset
+from pellucid.hooks.point import HookPoint, StandingHook, apart, check_direction, inside_foreign, is_reset
 from pellucid.hooks.run import Direction, Hook, LiveRun
 
 Hooks = Sequence[tuple[Filter, Hook]]
@@ -41,11 +41,26 @@ class HookedRoot(nn.Module):
         self.hook_dict = points
 
     def __call__(self, *args: Any, run: LiveRun | None = None, **kwargs: Any) -> Any:
-        """A forward pass, which standing hooks join; with gradients where a backward hook waits for them."""
+        """A forward pass, which standing hooks join; with gradients where a backward hook waits for them.
+
+        Raises:
+            ArgumentError: A backward hook waits where torch makes no gradients.
+        """
+        if not inside_foreign():
+            return self._started(args, kwargs, run)
+        with apart():  # a model that a foreign module calls is no part of the model that calls the module
+            return self._started(args, kwargs, run)
+
+    def _started(self, args: tuple[Any, ...], kwargs: dict[str, Any], run: LiveRun | None) -> Any:
         if run is None and self.board and self._joining():  # what _joining asks of the thread cannot be compiled
             run = self.live_run()
         if run is None:
             return super().__call__(*args, **kwargs)
+        if run.follows_back and torch.is_inference_mode_enabled():
+            raise ArgumentError(
+                "backward hooks and incl_bwd need gradients, which torch.inference_mode() never makes; "
+                "leave it, or use torch.no_grad(), which a backward hook lifts"
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() or run.follows_back):
             return super().__call__(*args, run=run, **kwargs)
 
@@ -86,7 +101,18 @@ class HookedRoot(nn.Module):
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Takes standing hooks away; permanent ones stay unless `including_permanent`."""
+        """Takes standing hooks away; permanent ones stay unless `including_permanent`.
+
+        Args:
+            clear_contexts: Also forget what hooks kept in `ctx`.
+            direction: `"fwd"`, `"bwd"` or `"both"`.
+            including_permanent: Take the permanent ones too.
+            level: Only those of this level; None for all.
+
+        Raises:
+            ArgumentError: `direction` is none of these.
+        """
+        check_direction(direction)
         self.board[:] = [s for s in self.board if not is_reset(s, direction, including_permanent, level)]
         if clear_contexts:
             self.clear_contexts()
