@@ -1,5 +1,7 @@
 """Each kind of edit equals the same edit made in a transformer written out in plain torch."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ def indices(size):
     numbers = st.integers(-size, size - 1)
     lists = st.lists(numbers, min_size=1, max_size=size, unique_by=lambda i: i % size)
     slices = st.builds(slice, st.none() | numbers, st.none() | st.integers(-size, size), st.sampled_from([None, 1, 2]))
-    return st.none() | numbers | lists | slices
+    return st.none() | numbers | lists | slices.filter(lambda index: range(size)[index])
 
 
 def picked(index, size):
@@ -82,13 +84,17 @@ def test_an_edit_of_any_part_equals_the_same_edit_made_by_hand(site, kind):
     tokens = tokens_of(model.config, batch=BATCH, pos=POS)
     shape = [len(cell) for cell in cells]
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5)).double()
+
+    def noise(name):
+        seed = int.from_bytes(sha256(f"5 {name}".encode()).digest()[:8], "big", signed=True)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
+
     edit, change = {
         "Zero": (Zero(name, **where), lambda part, *_: 0 * part.nan_to_num(0, 0, 0)),
         "Scale": (Scale(1.5, name, **where), lambda part, *_: 1.5 * part),
         "Add": (Add(given, name, **where), lambda part, *_: part + given),
         "Replace": (Replace(given, name, **where), lambda part, *_: given),
-        "Noise": (Noise(name, std=0.3, seed=5, **where), lambda part, *_: part + 0.3 * noise),
+        "Noise": (Noise(name, std=0.3, seed=5, **where), lambda part, name, _: part + 0.3 * noise(name)),
     }[kind]
     assert_same(model, tokens, edit, points, cells, change)
 
@@ -237,6 +243,8 @@ def test_gradients_flow_through_what_an_edit_leaves_and_through_its_value():
         (lambda: Zero(Site("z"), head=1), "head must go with a site's name"),
         (lambda: Zero(None, head=1), "head must go with a site's name, got None"),
         (lambda: Shift(0, "z"), "by must be 1 or more positions, got 0"),
+        (lambda: Noise("z", std=-1.0), "std must be 0 or more, got -1.0"),
+        (lambda: Zero("z", head=True), "head must be given by number, got the boolean True"),
         (lambda: Zero("zz"), "no hook point is named 'zz'"),
         (lambda: Zero("blocks.1.attn.hook_z", layer=0), "layer must be the one in 'blocks.1.attn.hook_z', got layer=0"),
     ],
@@ -255,8 +263,10 @@ def test_an_edit_that_cannot_be_is_refused_when_it_is_made(make, said):
         (Zero("z", pos="subject"), "pos must be a number here, got the name 'subject'"),
         (
             Replace(torch.ones(3), "z"),
-            r"must give values that fit \[2, 7, 4, 6\] \(axes batch pos head d_head\), got \[3\]",
+            r"must give values that fit \[2, 7, 4, 6\] \(axes batch pos head d_head\), got: .*3",
         ),
+        (Add(torch.zeros(5), "z"), r"must give values that fit \[2, 7, 4, 6\].*, got: .*5.*; give each axis its size"),
+        (Zero("z", pos=slice(99, 100)), r"pos must mean at least one of 0\.\.6, got slice\(99, 100, None\)"),
         (Shift(2, "z", pos=[1, 3]), r"Shift\(by=2\) needs positions from 2 to 6, got \[1, 3\]"),
         (Shift(7, "z"), r"Shift\(by=7\) needs positions from 7 to 6"),
         (Shift(1, "pattern"), "Shift needs an activation with a pos axis, got 'pattern'"),
@@ -281,3 +291,28 @@ def test_a_shorter_name_of_a_site_counts_too():
 
 def test_the_context_is_longer_than_these_prompts():
     assert N_CTX > POS + 2
+
+
+def test_noise_is_another_at_each_point_and_the_same_for_the_same_seed():
+    def noise(**more):
+        edit = Noise("resid_pre", std=0.5, **more)
+        placed = edit.resolve(MODELS["gpt2"])
+        return [placed[f"blocks.{layer}.hook_resid_pre"].apply(torch.zeros(2, 7, 10)) for layer in range(2)]
+
+    first, second = noise(seed=3)
+    assert not torch.equal(first, second)
+    assert abs(float((first * second).mean())) < 0.1
+    assert all(torch.equal(a, b) for a, b in zip(noise(seed=3), (first, second), strict=True))
+    assert not torch.equal(noise(seed=4)[0], first)
+
+
+def test_numbers_are_taken_as_a_tensor():
+    x = torch.randn(1, 2, 3)
+    assert torch.equal(Replace(2.0, "resid_pre").apply(x), torch.full_like(x, 2.0))
+    assert torch.equal(Add([1.0, 2.0, 3.0], "resid_pre").apply(x), x + torch.tensor([1.0, 2.0, 3.0]))
+    assert torch.equal(Replace(0, "resid_pre", pos=1).apply(x)[:, 1], torch.zeros(1, 3))
+
+
+def test_one_edit_needs_no_list():
+    model, tokens = MODELS["gpt2"], tokens_of()
+    assert torch.equal(model.run(tokens, edits=Zero("z")).logits, model.run(tokens, edits=[Zero("z")]).logits)

@@ -2,9 +2,10 @@
 
 import warnings
 
+import numpy as np
 import pytest
 
-from pellucid.base.errors import MisreadWarning, UnknownNameError
+from pellucid.base.errors import ArgumentError, MisreadWarning, UnknownNameError
 from pellucid.hooks.names import AXES, ON_DEMAND, axes, get_act_name, layer_of, select, short_name
 from tests.models import CONFIGS, model_of, tokens_of, unchecked
 
@@ -146,3 +147,13 @@ def test_a_model_without_mlp_has_no_point_in_it():
     with pytest.raises(UnknownNameError, match="blocks.0.mlp.hook_post"):
         model.run_with_cache(tokens_of(), names_filter="blocks.0.mlp.hook_post")
     assert not [name for name in model.hook_names if "mlp" in name or "mid" in name or "ln2" in name]
+
+
+def test_several_full_names_are_a_list_and_no_tuple():
+    known = ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z"]
+    with pytest.raises(ArgumentError, match=r"a tuple must be one shorthand \(name, layer, part\), .*as a list"):
+        select(known, tuple(known))
+    assert select(known, known) == known
+    assert select(known, ("z", np.int64(-1))) == known[1:]
+    with pytest.raises(ArgumentError, match="layer must be given by number, got the boolean True"):
+        select(known, ("z", True))

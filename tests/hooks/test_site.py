@@ -1,11 +1,12 @@
 """A site: which activation, which part of it."""
 
+import numpy as np
 import pytest
 import torch
 
 from pellucid import Site
 from pellucid.base.errors import ArgumentError, UnknownNameError
-from tests.models import model_of
+from tests.models import model_of, unchecked
 
 KNOWN = model_of("gpt2").hook_names
 
@@ -78,6 +79,8 @@ def test_a_part_that_the_activation_has_not_is_refused(name, where, said):
         ({"head": 4}, r"head must lie in 0\.\.3, got 4"),
         ({"pos": [0, 5]}, r"pos must lie in 0\.\.4, got 5"),
         ({"pos": -6}, r"pos must lie in 0\.\.4, got -6"),
+        ({"pos": slice(99, 100)}, r"pos must mean at least one of 0\.\.4, got slice\(99, 100, None\); leave it out"),
+        ({"head": []}, r"head must mean at least one of 0\.\.3, got \[\]"),
         ({"pos": "end"}, "pos must be a number here, got the name 'end'; only pairs of prompts name positions"),
     ],
 )
@@ -95,3 +98,27 @@ def test_an_unknown_activation_is_refused_with_the_nearest(name, nearest):
 def test_a_layer_that_the_model_has_not_is_refused():
     with pytest.raises(UnknownNameError, match="no hook point is named 'blocks.2.attn.hook_z'"):
         Site("z", layer=[0, 2]).points(KNOWN)
+
+
+@pytest.mark.parametrize("head", [np.int64(2), np.array(2), torch.tensor(2), [np.int64(2)], [torch.tensor(2)]])
+def test_numbers_of_numpy_and_torch_are_numbers(head):
+    x = torch.randn(2, 5, 4, 3)
+    assert torch.equal(Site("z", head=head).of(x), x[:, :, 2:3])
+    assert Site("z", layer=head, head=head) == Site("z", layer=[2] if isinstance(head, list) else 2, head=head)
+    assert Site("z", layer=np.int64(-1)).points(KNOWN) == ["blocks.1.attn.hook_z"]
+
+
+def test_a_slice_may_run_backwards():
+    x = torch.randn(2, 5, 4, 3)
+    assert torch.equal(Site("z", pos=slice(None, None, -2)).of(x), x[:, [4, 2, 0]])
+
+
+@pytest.mark.parametrize("head", [True, [True, False, True, False], torch.tensor([True, False]), np.bool_(True)])
+def test_a_mask_is_no_index(head):
+    with unchecked(), pytest.raises(ArgumentError, match="head must be given by number, got the boolean True"):
+        Site("z", head=head)
+
+
+def test_an_index_is_whole():
+    with unchecked(), pytest.raises(ArgumentError, match="layer must be a whole number, several, or a slice, got 1.5"):
+        Site("z", layer=1.5)

@@ -6,6 +6,7 @@ plain edit for each hook point; applying that is a pure function. An edit is nev
 
 import copy
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -68,13 +69,12 @@ class Edit:
         """The activation with the site's part changed; `x` itself stays as it is."""
         index = self._placed().index(x.shape)
         part = x[index]
-        value = self.value(part, x)
         try:
-            value = value.to(x).expand_as(part)
+            value = self.value(part, x).to(x).expand_as(part)
         except RuntimeError as error:
             raise ArgumentError(
                 f"{self!r} must give values that fit {list(part.shape)} (axes {' '.join(self._placed().axes)}), "
-                f"got {list(value.shape)}; give each axis its size, or 1"
+                f"got: {error}; give each axis its size, or 1"
             ) from error
         out = x.clone()
         out[index] = value
@@ -103,11 +103,11 @@ class Zero(Edit):
 
 
 class Replace(Edit):
-    """A tensor that broadcasts to the site's part."""
+    """A tensor, or numbers, that broadcast to the site's part."""
 
-    def __init__(self, tensor: Tensor, site: Site | str | None = None, **where: Any) -> None:
+    def __init__(self, tensor: Any, site: Site | str | None = None, **where: Any) -> None:
         super().__init__(site, **where)
-        self.tensor = tensor
+        self.tensor = torch.as_tensor(tensor)
 
     def value(self, part: Tensor, x: Tensor) -> Tensor:
         """The tensor."""
@@ -153,11 +153,11 @@ class Shift(Edit):
             raise ArgumentError(
                 f"Shift needs an activation with a pos axis, got {short_name(site.name)!r}; choose another"
             )
-        if site.pos is None:
+        if site.pos is None and self.by < x.shape[1]:
             site = Site(site.name, pos=slice(self.by, None), head=site.head, kv_head=site.kv_head, neuron=site.neuron)
         index = site.index(x.shape)
         reached = torch.arange(x.shape[1])[index[1]]
-        if reached.numel() == 0 or int(reached.min()) < self.by:
+        if int(reached.min()) < self.by:
             raise ArgumentError(
                 f"Shift(by={self.by}) needs positions from {self.by} to {x.shape[1] - 1}, got {site.pos!r}; "
                 "nothing stands that far before the others"
@@ -168,16 +168,23 @@ class Shift(Edit):
 
 
 class Noise(Edit):
-    """The part plus Gaussian noise of a standard deviation, the same for the same seed."""
+    """The part plus Gaussian noise of a standard deviation.
+
+    The same for the same seed at the same point; each point has noise of its own.
+    """
 
     def __init__(self, site: Site | str | None = None, *, std: float, seed: int = 0, **where: Any) -> None:
         super().__init__(site, **where)
+        if not std >= 0:
+            raise ArgumentError(f"std must be 0 or more, got {std}; it is a standard deviation")
         self.std = std
         self.seed = seed
 
     def value(self, part: Tensor, x: Tensor) -> Tensor:
         """The part, and noise on top."""
-        noise = torch.randn(part.shape, generator=generator(self.seed), dtype=torch.float32)
+        own = sha256(f"{self.seed} {self._placed().name}".encode()).digest()[:8]
+        drawn = generator(int.from_bytes(own, "big", signed=True))
+        noise = torch.randn(part.shape, generator=drawn, dtype=torch.float32)
         return part + self.std * noise.to(part)
 
 

@@ -7,9 +7,10 @@ offers the nearest.
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
-from pellucid.base.errors import MisreadWarning, UnknownNameError, nearest
+from pellucid.base.errors import ArgumentError, MisreadWarning, UnknownNameError, nearest
+from pellucid.hooks.index import plain
 
 AXES = {
     "embed": "batch pos d_model",
@@ -45,7 +46,11 @@ ON_DEMAND = frozenset({"result", "q_input", "k_input", "v_input", "attn_in", "ml
 """Computed only for who names them; a filter that means everything leaves them out, as it did in 2.18."""
 
 Filter: TypeAlias = (
-    str | tuple[str | int | None, ...] | Callable[[str], bool] | Sequence[str | tuple[str | int | None, ...]] | None
+    str
+    | tuple[str | SupportsIndex | None, ...]
+    | Callable[[str], bool]
+    | Sequence[str | tuple[str | SupportsIndex | None, ...]]
+    | None
 )
 
 _ALIASES = {
@@ -123,6 +128,7 @@ def select(known: Sequence[str], wanted: Filter, *, warn: bool = False) -> list[
 
     Raises:
         UnknownNameError: Nothing is meant.
+        ArgumentError: A tuple is no shorthand.
     """
     if wanted is None:
         return [name for name in known if short_name(name) not in ON_DEMAND]
@@ -167,6 +173,10 @@ def _meant(known: Sequence[str], item: object) -> list[str]:
             return every or [full]
         raise UnknownNameError(f"no hook point is named {item!r}{_nearest_points(item, known)}")
     if isinstance(item, tuple) and item and isinstance(item[0], str):
+        if len(item) > 3 or any(isinstance(part, str) and "." in part for part in item):
+            raise ArgumentError(
+                f"a tuple must be one shorthand (name, layer, part), got {item!r}; give several names as a list"
+            )
         full = get_act_name(*_counted(known, item))  # type: ignore[arg-type]
         if full in known:
             return [full]
@@ -179,6 +189,8 @@ def _meant(known: Sequence[str], item: object) -> list[str]:
 def _counted(known: Sequence[str], shorthand: tuple[object, ...]) -> list[object]:
     """A shorthand whose negative layer counts from the last one."""
     name, *rest = shorthand
+    if rest:
+        rest[0] = plain(rest[0], "layer")
     if rest and isinstance(rest[0], int) and rest[0] < 0:
         n_layers = 1 + max((layer_of(full) or 0 for full in known), default=0)
         rest[0] += n_layers

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from pellucid.base.errors import ArgumentError
+from pellucid.hooks.index import Index, plain
 from pellucid.hooks.names import AXES, layer_of, select, short_name
 
-Index: TypeAlias = int | Sequence[int] | slice | None
 _PART_AXES = ("pos", "q_pos", "k_pos", "head", "kv_head", "neuron")
 
 
@@ -30,7 +30,7 @@ class Site:
         neuron: Neurons.
 
     Raises:
-        ArgumentError: The activation has no such axis.
+        ArgumentError: The activation has no such axis, or an index is no whole number.
 
     Example:
         >>> Site("pattern", layer=0, head=1).of(torch.zeros(1, 2, 3, 3)).shape
@@ -39,7 +39,7 @@ class Site:
 
     name: str
     _: KW_ONLY
-    layer: int | Sequence[int] | None = None
+    layer: SupportsIndex | Sequence[SupportsIndex] | None = None
     pos: Index | str = None
     q_pos: Index = None
     k_pos: Index = None
@@ -49,6 +49,8 @@ class Site:
 
     def __post_init__(self) -> None:
         axes = self.axes
+        for axis in ("layer", *_PART_AXES):
+            object.__setattr__(self, axis, plain(getattr(self, axis), axis))
         for axis in _PART_AXES:
             if getattr(self, axis) is not None and axis not in axes:
                 raise ArgumentError(
@@ -76,9 +78,9 @@ class Site:
         """
         if self.layer is None:
             return select(known, self.name)
-        layers = [self.layer] if isinstance(self.layer, int) else self.layer
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
         return select(
-            known, [(short_name(self.name), layer) if "." not in self.name else self.name for layer in layers]
+            known, [(short_name(self.name), int(layer)) if "." not in self.name else self.name for layer in layers]
         )
 
     def at_point(self, full: str) -> "Site":
@@ -89,7 +91,7 @@ class Site:
         """An index into an activation of this shape; the part that it picks keeps every axis.
 
         Raises:
-            ArgumentError: An index lies outside, or a position has a name.
+            ArgumentError: An index lies outside or means nothing, or a position has a name.
         """
         picks = [_picked(getattr(self, axis, None), axis, size) for axis, size in zip(self.axes, shape, strict=True)]
         lists = [i for i, pick in enumerate(picks) if isinstance(pick, Tensor)]
@@ -106,13 +108,15 @@ class Site:
 def _picked(wanted: Any, axis: str, size: int) -> slice | Tensor:
     if wanted is None:
         return slice(None)
-    if isinstance(wanted, slice):
-        return wanted
     if isinstance(wanted, str):
         raise ArgumentError(
             f"{axis} must be a number here, got the name {wanted!r}; only pairs of prompts name positions"
         )
-    many = [wanted] if isinstance(wanted, int) else list(wanted)
+    many = range(size)[wanted] if isinstance(wanted, slice) else wanted if isinstance(wanted, list) else [wanted]
+    if not many:
+        raise ArgumentError(f"{axis} must mean at least one of 0..{size - 1}, got {wanted!r}; leave it out for all")
+    if isinstance(wanted, slice) and many[0] <= many[-1]:
+        return wanted
     for i in many:
         if not -size <= i < size:
             raise ArgumentError(f"{axis} must lie in 0..{size - 1}, got {i}; choose one that the activation has")

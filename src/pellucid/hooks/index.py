@@ -1,0 +1,44 @@
+"""Numbers that say which part of an axis is meant: whoever wrote them (Python, numpy, torch), plain ints come out."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, TypeAlias
+
+from pellucid.base.errors import ArgumentError
+
+Index: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | slice | None
+
+
+def plain(index: Any, what: str) -> Any:
+    """The same index in plain ints; None, slices and names as they are.
+
+    Args:
+        index: A number, several, a slice, None for all, or a name.
+        what: What it is called, for the error.
+
+    Raises:
+        ArgumentError: It is a boolean, or no whole number.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> plain(torch.tensor(3), "head"), plain([np.int64(1), 2], "head")
+        (3, [1, 2])
+    """
+    if index is None or isinstance(index, slice | str):
+        return index
+    index = index.tolist() if hasattr(index, "tolist") else index
+    return [_whole(i, what) for i in index] if isinstance(index, Iterable) else _whole(index, what)
+
+
+def _whole(number: Any, what: str) -> int:
+    number = number.tolist() if hasattr(number, "tolist") else number
+    if isinstance(number, bool):
+        raise ArgumentError(
+            f"{what} must be given by number, got the boolean {number}; give the numbers that a mask is true at, "
+            "as in mask.nonzero()[:, 0]"
+        )
+    try:
+        return operator.index(number)
+    except TypeError as error:
+        raise ArgumentError(f"{what} must be a whole number, several, or a slice, got {number!r}") from error
