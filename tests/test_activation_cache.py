@@ -4,13 +4,14 @@ import json
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from pellucid import ActivationCache
 from pellucid.base.errors import ArgumentError, CheckpointError, OutputError, UnknownNameError
 from pellucid.hooks.names import axes
-from tests.models import CONFIGS, model_of, tokens_of
+from tests.models import CONFIGS, model_of, tokens_of, unchecked
 
 MODEL = model_of("gpt2")
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -55,7 +56,7 @@ def test_an_activation_that_was_left_out_is_told_from_one_that_is_computed_on_de
         cache["result", 1]
     with pytest.raises(KeyError, match=r"the cache has no \('patern', 0\); nearest: blocks.0.attn.hook_pattern"):
         cache["patern", 0]
-    with pytest.raises(UnknownNameError, match="the cache has no .'pattern', 7.; nearest"):
+    with pytest.raises(UnknownNameError, match=r"the cache has no \('pattern', 7\); layers are 0\.\.1"):
         cache["pattern", 7]
 
 
@@ -225,3 +226,39 @@ def test_it_can_be_pickled(cache):
     alone = ActivationCache(cache.cache_dict)
     found = pickle.loads(pickle.dumps(alone))
     assert torch.equal(found["pattern", 1], cache["pattern", 1])
+
+
+def test_layers_and_slices_may_be_numbers_of_numpy_and_torch(cache):
+    assert cache["pattern", np.int64(-1)] is cache["pattern", torch.tensor(1)] is cache["pattern", 1]
+    assert ("pattern", np.int64(1)) in cache
+    last = cache.apply_slice_to_pos_dim(np.int64(-1))
+    assert torch.equal(last["z", 0], cache["z", 0][:, -1])
+    first = cache.apply_slice_to_batch_dim(torch.tensor(0))
+    assert not first.has_batch_dim and torch.equal(first["z", 0], cache["z", 0][0])
+    with pytest.raises(ArgumentError, match="layer must be given by number, got the boolean True"):
+        cache["pattern", True]
+
+
+@pytest.mark.parametrize("key", [0, (1, 2), (), ("pattern", 0, "attn", "x"), None])
+def test_what_names_nothing_is_refused_and_not_here(cache, key):
+    with unchecked():
+        assert key not in cache
+        with pytest.raises(UnknownNameError, match=r"an activation is named by a string, or by a shorthand \(name"):
+            cache[key]
+
+
+def test_positions_are_sliced_only_where_the_axis_is(cache):
+    last = cache.apply_slice_to_pos_dim(-1)
+    with pytest.raises(ArgumentError, match=r"axes batch pos d_model, got \[2, 10\] at hook_embed; .*slice by \[number\]"):
+        last.apply_slice_to_pos_dim(0)
+    kept = cache.apply_slice_to_pos_dim([-1]).apply_slice_to_pos_dim(0)
+    assert torch.equal(kept["z", 0], cache["z", 0][:, -1])
+
+
+def test_a_slice_outside_is_refused(cache):
+    with pytest.raises(ArgumentError, match=r"a position must lie in 0\.\.6, got 99; choose one that was run"):
+        MODEL.run_with_cache(tokens_of(), pos_slice=99)
+    with pytest.raises(ArgumentError, match=r"a position must lie in 0\.\.6, got -8"):
+        cache.apply_slice_to_pos_dim([0, -8])
+    with pytest.raises(ArgumentError, match=r"a prompt must lie in 0\.\.1, got 5"):
+        cache.apply_slice_to_batch_dim(5)

@@ -4,18 +4,20 @@ In: what a run read. Out: the same, found by full name or by shorthand, moved, s
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pellucid.base.errors import ArgumentError, CheckpointError, UnknownNameError, nearest
 from pellucid.base.files import written_aside
+from pellucid.hooks.index import Index, plain
 from pellucid.hooks.names import ON_DEMAND, axes, get_act_name, layer_of, short_name
 
-PosSlice = int | slice | Sequence[int] | None
+PosSlice: TypeAlias = Index
+"""Some prompts or positions: a number, several, a slice; None for all."""
 
 
 class ActivationCache(Mapping[str, Tensor]):
@@ -44,7 +46,10 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def __contains__(self, key: object) -> bool:
         """Whether the activation is here; shorthands count."""
-        return isinstance(key, str | tuple) and self._full_name(key) in self.cache_dict
+        try:
+            return self._full_name(key) in self.cache_dict
+        except (UnknownNameError, ArgumentError):
+            return False
 
     def __iter__(self) -> Iterator[str]:
         """Full names, in the order in which they were computed."""
@@ -90,8 +95,9 @@ class ActivationCache(Mapping[str, Tensor]):
             raise ArgumentError(
                 "a slice of prompts needs a batch axis, but this cache has none; slice before removing it"
             )
-        chosen = {name: x[_index(batch_slice)] for name, x in self.cache_dict.items()}
-        return ActivationCache(chosen, self.model, has_batch_dim=not isinstance(batch_slice, int))
+        index = plain(batch_slice, "batch_slice")
+        chosen = {name: _along(0, "prompt", x, index) for name, x in self.cache_dict.items()}
+        return ActivationCache(chosen, self.model, has_batch_dim=not isinstance(index, int))
 
     def apply_slice_to_pos_dim(self, pos_slice: PosSlice) -> "ActivationCache":
         """A cache of some of the positions (query positions, for scores and patterns)."""
@@ -144,16 +150,25 @@ class ActivationCache(Mapping[str, Tensor]):
                 f"{folder} must be a folder that ActivationCache.save wrote, got: {error}; save it again"
             ) from error
 
-    def _full_name(self, key: str | tuple[Any, ...]) -> str:
-        if isinstance(key, tuple):
-            name, *rest = key
-            if rest and isinstance(rest[0], int) and rest[0] < 0:
-                layers = [
-                    layer for layer in map(layer_of, self.model.hook_names if self.model else self) if layer is not None
-                ]
-                rest[0] += 1 + max(layers, default=0)
-            return get_act_name(name, *rest)
-        return key if key in self.cache_dict else get_act_name(key)
+    def _full_name(self, key: object) -> str:
+        if isinstance(key, str):
+            return key if key in self.cache_dict else get_act_name(key)
+        if not (isinstance(key, tuple) and 0 < len(key) <= 3 and isinstance(key[0], str)):
+            raise UnknownNameError(
+                f"an activation is named by a string, or by a shorthand (name, layer, part), got {key!r}; "
+                "as in cache['pattern', 0]"
+            )
+        name, *rest = key
+        if rest:
+            rest[0] = plain(rest[0], "layer")
+        if rest and isinstance(rest[0], int) and rest[0] < 0:
+            rest[0] += 1 + max(self._layers(), default=0)
+        return get_act_name(name, *rest)
+
+    def _layers(self) -> set[int]:
+        """Those of the model, or of the cache alone."""
+        told = map(layer_of, self.model.hook_names if self.model else self)
+        return {layer for layer in told if layer is not None}
 
     def _missing(self, name: str, key: Any) -> UnknownNameError:
         known = [] if self.model is None else self.model.hook_names
@@ -165,6 +180,9 @@ class ActivationCache(Mapping[str, Tensor]):
             return UnknownNameError(
                 f"{name} was not kept in this run; leave names_filter and stop_at_layer out, or let them reach it"
             )
+        layer, layers = layer_of(name), self._layers()
+        if layer is not None and layers and layer not in layers:
+            return UnknownNameError(f"the cache has no {key!r}; layers are {min(layers)}..{max(layers)}")
         return UnknownNameError(f"the cache has no {key!r}{nearest(name, known or list(self))}")
 
 
@@ -181,10 +199,19 @@ def sliced(name: str, x: Tensor, pos_slice: PosSlice, has_batch_dim: bool = True
     axis = next((i for i, axis in enumerate(names) if axis in ("pos", "q_pos")), None)
     if pos_slice is None or axis is None:
         return x
-    return x[(slice(None),) * axis + (_index(pos_slice),)]
+    if x.ndim != len(names):
+        raise ArgumentError(
+            f"a slice of positions needs an activation with axes {' '.join(names)}, got {list(x.shape)} at {name}; "
+            "a slice by a single number took the axis away: slice by [number] to keep it"
+        )
+    return _along(axis, "position", x, plain(pos_slice, "pos_slice"))
 
 
-def _index(wanted: PosSlice) -> Any:
-    if wanted is None:
-        return slice(None)
-    return wanted if isinstance(wanted, int | slice) else list(wanted)
+def _along(axis: int, what: str, x: Tensor, index: Any) -> Tensor:
+    """Some entries of an axis, by plain numbers."""
+    if index is None:
+        return x
+    for i in [] if isinstance(index, slice) else index if isinstance(index, list) else [index]:
+        if not -x.shape[axis] <= i < x.shape[axis]:
+            raise ArgumentError(f"a {what} must lie in 0..{x.shape[axis] - 1}, got {i}; choose one that was run")
+    return x[(slice(None),) * axis + (index,)]
