@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pellucid import HookedTransformer
-from pellucid.base.errors import MisreadWarning
+from pellucid.base.errors import CheckpointError, MisreadWarning
 from pellucid.model.embed import TiedUnembed
 from tests.models import CONFIGS, config_of, model_of, tokens_of
 
@@ -117,8 +117,27 @@ def test_what_does_not_fit_is_refused_by_name(change, said):
 def test_a_W_U_of_another_shape_is_refused():
     model = model_of("gpt2")
     state = dict(model.state_dict()) | {"unembed.W_U": torch.ones(10, 7)}
-    with pytest.raises(RuntimeError, match="size mismatch for unembed.W_U"), pytest.warns(MisreadWarning):
+    with pytest.raises(CheckpointError, match=r"unembed.W_U must be \[10, 17\], got \[10, 7\]"):
         fresh(model.config).load_state_dict(state)
+
+
+def test_a_state_that_is_refused_leaves_the_unembedding_tied():
+    model = model_of("gpt2")
+    state = dict(model.state_dict()) | {"unembed.W_U": torch.ones(10, 17)}
+    del state["blocks.0.attn.W_Q"]
+    with pytest.raises(RuntimeError, match="Missing key.*blocks.0.attn.W_Q"):
+        model.load_state_dict(state)
+    assert isinstance(model.unembed, TiedUnembed)
+    with pytest.warns(MisreadWarning, match="it is now a matrix of its own"):
+        model.load_state_dict(state, strict=False)
+    assert model.W_U.eq(1).all()
+
+
+def test_an_assigned_W_U_is_the_tensor_itself():
+    model, W_U = model_of("gpt2"), torch.ones(10, 17)
+    with pytest.warns(MisreadWarning):
+        model.load_state_dict(dict(model.state_dict()) | {"unembed.W_U": W_U}, assign=True)
+    assert model.W_U.data_ptr() == W_U.data_ptr()
 
 
 def test_a_state_may_be_partial_where_that_is_asked():

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pellucid.base.errors import ArgumentError, TokenError
+from pellucid.base.errors import ArgumentError, CheckpointError, TokenError
 from pellucid.hooks.edits import Edit
 from pellucid.hooks.names import Filter, select
 from pellucid.hooks.point import HookPoint, at, call
@@ -197,9 +197,20 @@ class Decoder(HookedRoot, Weights):
         return x + at(self.hook_pos_embed, placed, run)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`)."""
+        """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`).
+
+        A tied unembedding becomes one of its own where the state has another `W_U`, once all else has been taken.
+        """
         ours = from_2_18(state_dict, dict(self.named_parameters()), self.unembed)
+        own = ours.pop("unembed.W_U", None) if isinstance(self.unembed, TiedUnembed) else None
+        if own is not None and own.shape != self.W_U.shape:
+            raise CheckpointError(
+                f"unembed.W_U must be {list(self.W_U.shape)}, got {list(own.shape)}; load weights of the same model"
+            )
         result = super().load_state_dict(ours, strict, assign)
+        if own is not None and isinstance(self.unembed, TiedUnembed):
+            with torch.no_grad():
+                self.unembed.load(own, assign=assign)
         for module in self.modules():
             if isinstance(module, Attention):
                 module.lay_out()

@@ -46,6 +46,7 @@ class TiedUnembed(Unembed):
     """An unembedding whose `W_U` is the embedding's `W_E` transposed: one Parameter, saved once.
 
     Assigning `W_U` unties it: from then on it is an `Unembed` with a matrix of its own, and a warning says so.
+    `W_U.data = x` changes nothing, since what `W_U` gives is a view made anew each time: assign `W_U` itself.
     """
 
     def __init__(self, embed: Embed, *, bias: bool) -> None:
@@ -55,8 +56,12 @@ class TiedUnembed(Unembed):
 
     @property
     def W_U(self) -> Tensor:  # type: ignore[override]
-        """`W_E` transposed."""
+        """`W_E` transposed: a view, whose `.data` cannot be replaced; assign `W_U` itself, which unties it."""
         return self._embed[0].W_E.T
+
+    def load(self, W_U: Tensor, *, assign: bool) -> None:
+        """Takes a matrix of its own, as `load_state_dict` does: the tensor itself, or its values in our memory."""
+        self.W_U = W_U if assign else torch.empty_like(self.W_U).copy_(W_U)
 
     def untie(self, W_U: Tensor) -> None:
         """Makes this an `Unembed` with a matrix of its own."""

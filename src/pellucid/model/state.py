@@ -22,7 +22,7 @@ def from_2_18(state: Mapping[str, Any], known: Mapping[str, nn.Parameter], unemb
     Args:
         state: As 2.18, or we, wrote it.
         known: The model's parameters by name.
-        unembed: Of the model; it is untied where the state has a `W_U` that is not `W_E` transposed.
+        unembed: Of the model; where it is tied, a `W_U` that is not `W_E` transposed stays in what is given back.
     """
     translated = {}
     for name, tensor in state.items():
@@ -43,7 +43,5 @@ def _spare(state: Mapping[str, Any], unembed: Unembed, name: str, tensor: Any) -
         return not torch.count_nonzero(tensor)
     if name == "unembed.W_U" and isinstance(unembed, TiedUnembed):
         W_E = state.get("embed.W_E")
-        if W_E is not None and torch.equal(W_E.T, tensor):
-            return True
-        unembed.W_U = torch.empty_like(unembed.W_U)  # pyright: ignore[reportAttributeAccessIssue] (unties, and says so)
+        return W_E is not None and torch.equal(W_E.T, tensor)
     return False
