@@ -83,7 +83,8 @@ def test_what_keeps_less_fits(little, monkeypatch, fewer):
 
 def test_where_the_system_does_not_tell_nothing_is_refused(little):
     little(None)
-    model_of("gpt2").run_with_cache(tokens_of())
+    _, cache = model_of("gpt2").run_with_cache(tokens_of())
+    assert "hook_embed" in cache
 
 
 def test_keys_of_the_past_count(little):
