@@ -27,7 +27,7 @@ TOP1 = {
 SHIFT = "mlp_shift_max_delta_loss"
 SHIFT_WORK = 1.5e13
 """Multiplications that shifting MLPs may take, about: a prompt is a run for each layer and position."""
-FEWEST, MOST = 4, 30
+FEWEST, MOST = 2, 30
 """Prompts of which MLPs are shifted."""
 LARGE_VOCABULARY = 20_000
 """From here on the circuit of a pair of heads takes a minute, and fewer pairs are read."""
