@@ -67,8 +67,20 @@ FIELDS: dict[str, Callable[["Decoder"], Any]] = {
     "init_range": lambda m: m.config.deviation,
     "device": lambda m: m.device,
     "dtype": lambda m: m.dtype,
-    "n_params": lambda m: sum(p.numel() for p in m.parameters()),
 }
+
+
+_SWITCHES = {
+    "use_attn_result": "result",
+    "use_split_qkv_input": "q_input",
+    "use_attn_in": "attn_in",
+    "use_hook_mlp_in": "mlp_in",
+}
+"""Fields of 2.18 that had points computed, and such a point."""
+
+
+def _needless(name: str) -> str:
+    return f"{name} needs no switch here: name the point, e.g. names_filter={_SWITCHES[name]!r}"
 
 
 class FlatConfig:
@@ -76,10 +88,10 @@ class FlatConfig:
 
     Args:
         model: The model that it describes.
-        more: Fields that lie outside the configuration, such as the model's name.
+        more: Fields that lie outside the configuration, such as the model's name, and how each is read.
     """
 
-    def __init__(self, model: "Decoder", more: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: "Decoder", more: dict[str, Callable[[Any], Any]] | None = None) -> None:
         object.__setattr__(self, "_model", model)
         object.__setattr__(self, "_more", more or {})
 
@@ -89,10 +101,14 @@ class FlatConfig:
         if name in FIELDS:
             return FIELDS[name](self._model)
         if name in self._more:
-            return self._more[name]
+            return self._more[name](self._model)
+        if name in _SWITCHES:
+            raise UnknownFieldError(_needless(name))
         raise UnknownFieldError(f"cfg has no field {name!r}{nearest(name, [*FIELDS, *self._more])}")
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SWITCHES:
+            raise ConfigError(_needless(name))
         raise ConfigError(
             f"cfg is read-only, got {name}={value!r}; make a model of another Config, or use .to() for device and dtype"
         )
