@@ -249,7 +249,9 @@ def test_what_names_nothing_is_refused_and_not_here(cache, key):
 
 def test_positions_are_sliced_only_where_the_axis_is(cache):
     last = cache.apply_slice_to_pos_dim(-1)
-    with pytest.raises(ArgumentError, match=r"axes batch pos d_model, got \[2, 10\] at hook_embed; .*slice by \[number\]"):
+    with pytest.raises(
+        ArgumentError, match=r"axes batch pos d_model, got \[2, 10\] at hook_embed; .*slice by \[number\]"
+    ):
         last.apply_slice_to_pos_dim(0)
     kept = cache.apply_slice_to_pos_dim([-1]).apply_slice_to_pos_dim(0)
     assert torch.equal(kept["z", 0], cache["z", 0][:, -1])

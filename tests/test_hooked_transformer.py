@@ -65,12 +65,12 @@ def test_text_comes_in_as_a_string_or_several(model):
 @pytest.mark.parametrize(
     "given, error, said",
     [
-        ([], ArgumentError, "tokens must be integers"),
-        ([1.5, 2.0], ArgumentError, "tokens must be integers .*got torch.float32"),
+        ([], ArgumentError, "a prompt must have at least one token, got none"),
+        ([1.5, 2.0], ArgumentError, "tokens must be ids, which are whole numbers, got torch.float64"),
         (torch.zeros(1, 1, 1, dtype=torch.long), ArgumentError, r"got torch.int64 \[1, 1, 1\]"),
         ("", None, None),
         ("3 99", TokenError, "99"),
-        ([[1, 2], [3]], ArgumentError, "tokens must be rows of one length"),
+        ([[1, 2], [3]], ArgumentError, "tokens must be ids, in rows of one length"),
     ],
 )
 def test_what_is_no_prompt_is_refused(model, given, error, said):
@@ -240,7 +240,7 @@ def test_a_model_may_be_made_without_memory():
     with torch.device("meta"):
         model = HookedTransformer(config_of())
     assert model.W_E.is_meta and model.cfg.device.type == "meta"
-    assert model.cfg.n_params > 1000
+    assert model.cfg.d_vocab == 17
 
 
 def test_what_everybody_uses_stands_at_the_top():
@@ -264,3 +264,26 @@ def test_gradients_reach_every_parameter_in_training():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_an_input_that_cannot_be_is_refused_by_one_clear_error():
+    model = model_of("gpt2", tokenizer=integer_vocabulary(17))
+    with unchecked():
+        with pytest.raises(ArgumentError, match=r"with start_at_layer the input must be a residual stream .*got '1 2'"):
+            model("1 2", start_at_layer=1)
+        with pytest.raises(ArgumentError, match=r"attention mask must be a tensor \[batch pos\], got \[\[1, 1\]\]"):
+            model(torch.tensor([[1, 2]]), attention_mask=[[1, 1]])
+
+
+@pytest.mark.parametrize(
+    "make", [HookedTransformer.from_pretrained, lambda name, **more: HookedTransformer(config_of(), **more)]
+)
+def test_a_device_that_is_not_here_is_refused(make):
+    with pytest.raises(ArgumentError, match="device must be one that torch has here, such as 'cpu' .* got 'gpu'"):
+        make("toy-induction", device="gpu")
+
+
+@pytest.mark.parametrize("name", ["", 3, None])
+def test_a_name_that_is_none_is_refused(name):
+    with unchecked(), pytest.raises(ArgumentError, match=f"model_name must be a name or a folder, got {name!r}"):
+        HookedTransformer.from_pretrained(name)

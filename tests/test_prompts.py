@@ -76,9 +76,9 @@ def test_each_token_as_a_string(model):
     assert model.to_str_tokens(["3 5", "4"]) == [["<bos>", "3", "5"], ["<bos>", "4"]]
     for ids in (torch.tensor([3, 5]), torch.tensor([[3, 5]]), np.array([3, 5]), [3, 5], [[3, 5]], (3, 5)):
         assert model.to_str_tokens(ids) == ["3", "5"]
-    with pytest.raises(ArgumentError, match=r"ids of one prompt, \[pos\] or \[1 pos\], got torch.int64 \[2, 1\]"):
+    with pytest.raises(ArgumentError, match=r"ids of one prompt, \[pos\] or \[1 pos\], got \[2, 1\]"):
         model.to_str_tokens(torch.tensor([[3], [5]]))
-    with pytest.raises(ArgumentError, match="ids of one prompt, .* got torch.float32"):
+    with pytest.raises(ArgumentError, match="whole numbers, got torch.float32"):
         model.to_str_tokens(torch.ones(2))
 
 
@@ -200,3 +200,49 @@ def test_a_call_may_say_whether_bos_stands_in_front_of_ids(model):
         masked = model(tokens, prepend_bos=front, padding_side="left")
         given = model(tokens, attention_mask=torch.tensor([expected, [True] * 3]))
         assert torch.equal(masked[:, -1], given[:, -1])
+
+
+@pytest.mark.parametrize(
+    "tokens, said",
+    [
+        ([[1, 2], [3]], r"tokens must be ids, in rows of one length, got \[\[1, 2\], \[3\]\]; to_tokens makes ids"),
+        ("abc", "tokens must be ids, in rows of one length, got 'abc'; to_tokens makes ids of text"),
+        (None, "tokens must be ids, in rows of one length, got None"),
+        ([1.0, 2.0], r"tokens must be ids, which are whole numbers, got torch.float64 \[2\]"),
+        (torch.tensor([True]), "which are whole numbers, got torch.bool"),
+    ],
+)
+def test_what_are_no_ids_is_refused_everywhere(model, tokens, said):
+    for ask in [model.to_string] if isinstance(tokens, str) else [model.to_string, model.to_str_tokens, model]:
+        with unchecked(), pytest.raises(ArgumentError, match=said):
+            ask(tokens)
+
+
+def test_directions_are_those_of_ids_in_any_form_and_of_no_others(model):
+    assert torch.equal(model.tokens_to_residual_directions([1, 2]), model.W_U.T[[1, 2]])
+    assert model.tokens_to_residual_directions(3).shape == (10,)
+    for outside in (99999, -1, [1, 17]):
+        with pytest.raises(TokenError, match=r"token ids must lie in 0\.\.16, got"):
+            model.tokens_to_residual_directions(outside)
+
+
+class GPT2Tokenizer:
+    """As transformers has it: it can be called."""
+
+    def __call__(self, text):
+        return {"input_ids": [0]}
+
+    def encode(self, text):
+        return [0]
+
+
+def test_a_tokenizer_of_another_library_is_refused(model):
+    said = r"tokenizer must be a pellucid Tokenizer, got GPT2Tokenizer; pellucid.text.read.read_tokenizer\(folder\)"
+    with unchecked():
+        with pytest.raises(ArgumentError, match=said):
+            HookedTransformer(config_of(), GPT2Tokenizer(), device="cpu")
+        with pytest.raises(ArgumentError, match=said):
+            model.tokenizer = GPT2Tokenizer()
+        with pytest.raises(ArgumentError, match=said):
+            HookedTransformer.from_pretrained("toy-induction", tokenizer=GPT2Tokenizer())
+    assert model.to_tokens("3").tolist() == [[0, 3]]

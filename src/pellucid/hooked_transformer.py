@@ -6,6 +6,7 @@ Text or tokens in, logits, loss and activations out. The names and the order of 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from pellucid.base.errors import ArgumentError, ConfigError
 from pellucid.base.record import Record
 from pellucid.base.tensors import get_device
 from pellucid.hooks.edits import Edit
+from pellucid.hooks.index import plain
 from pellucid.hooks.names import Filter, select
 from pellucid.hooks.root import Hooks
 from pellucid.hooks.run import LiveRun, Place, Run
@@ -28,7 +30,7 @@ from pellucid.model.flat import FlatConfig
 from pellucid.model.generate import Sampling, continued
 from pellucid.model.past import KeyValueCache
 from pellucid.model.size import check_fits
-from pellucid.prompts import Prompts, Side, with_policy
+from pellucid.prompts import Prompts, Side, as_ids, checked, with_policy
 from pellucid.text.tokenizer import Tokenizer
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -87,12 +89,12 @@ class HookedTransformer(Prompts):
         if isinstance(tokenizer, Tokenizer) and default_padding_side is not None:
             self.tokenizer = with_policy(tokenizer, padding_side=default_padding_side)
         if move_to_device and not self.embed.W_E.is_meta:
-            self.to(device or get_device())
+            self.to(_usable(device))
 
     @property
     def cfg(self) -> FlatConfig:
         """The configuration as a flat, read-only list of fields."""
-        return FlatConfig(self, {"model_name": self.record.model, "seed": self.record.seed})
+        return FlatConfig(self, _MORE_FIELDS)
 
     # Runs
 
@@ -139,6 +141,11 @@ class HookedTransformer(Prompts):
         if start_at_layer is None:
             given, attention_mask = self._ids(input, attention_mask, prepend_bos, padding_side)
             tokens = given
+        elif not isinstance(given, Tensor):
+            raise ArgumentError(
+                f"with start_at_layer the input must be a residual stream [batch pos d_model], got {given!r}; "
+                "leave start_at_layer out for text and token ids"
+            )
         wants_loss = return_type in ("loss", "both") and stop_at_layer is None
         if wants_loss and more.get("logits_at") is not None:
             raise ArgumentError("a loss needs the logits of all positions; leave logits_at out, or ask for logits")
@@ -161,12 +168,12 @@ class HookedTransformer(Prompts):
         loss = self.loss_fn(out, tokens, attention_mask, per_token=loss_per_token)
         return (out, loss) if return_type == "both" else loss
 
-    def run(self, tokens: Any, *, edits: Sequence[Edit] = (), reads: Filter = (), **more: Any) -> Run:
+    def run(self, tokens: Any, *, edits: Edit | Sequence[Edit] = (), reads: Filter = (), **more: Any) -> Run:
         """A run as a value, with edits made and activations read; it leaves nothing behind.
 
         Args:
             tokens: As `input` of a call: text or token ids.
-            edits: Such as `Zero("z", layer=0, head=1)`; applied in their order.
+            edits: One such as `Zero("z", layer=0, head=1)`, or several, applied in their order.
             reads: Names of activations, short ones for every layer; None for all.
             **more: `past start_at_layer stop_at_layer logits_at attention`, as for `Decoder.run`.
 
@@ -198,6 +205,7 @@ class HookedTransformer(Prompts):
             names_filter: Which activations: a name, a shorthand, a list of them, a callable on names; None for all.
             device: Where to keep them.
             incl_bwd: Also the gradient of what the call gives (a loss) by each activation, under its name + `"_grad"`.
+                Parameters get no `.grad`, and the graph is spent: the loss cannot be differentiated once more.
             clear_contexts: Also forget what hooks kept in `ctx`, at the end.
             pos_slice: Keep some positions only (query positions, of scores and patterns).
             keep_graph: Leave the activations in the autograd graph instead of detaching them.
@@ -211,6 +219,7 @@ class HookedTransformer(Prompts):
             TooLargeError: The cache does not fit in memory.
         """
         names = select(self.hook_names, names_filter)
+        pos_slice = plain(pos_slice, "pos_slice")
         graph = incl_bwd or keep_graph
         kept: dict[str, Tensor] = {}
         past = kwargs.get("past_kv_cache")
@@ -420,6 +429,7 @@ class HookedTransformer(Prompts):
             revision: Of the hub's repository.
 
         Raises:
+            ArgumentError: An argument cannot be, or is not offered.
             CheckpointError: Nothing can be loaded under that name, or a file is damaged or of an unknown kind.
         """
         from pellucid.pretrained.load import Options, load
@@ -434,6 +444,12 @@ class HookedTransformer(Prompts):
         for name, (given, only) in refused.items():
             if given != only:
                 raise ArgumentError(f"{name} must be {only}, which is all that is offered, got {given!r}")
+        if not isinstance(model_name, str | Path) or not str(model_name):
+            raise ArgumentError(
+                f"model_name must be a name or a folder, got {model_name!r}; `pellucid models` lists some"
+            )
+        device = _usable(device)
+        checked(tokenizer)
         loaded = load(
             model_name,
             make=lambda config: cls(config, move_to_device=False, default_padding_side=default_padding_side),
@@ -453,7 +469,7 @@ class HookedTransformer(Prompts):
         changes = {name: change for name, change in changes.items() if change is not None}
         model._policy_changes |= changes
         model._tokenizer = loaded.tokenizer if tokenizer is None else with_policy(tokenizer, **changes)
-        return model.to(device or get_device()) if move_to_device else model
+        return model.to(device) if move_to_device else model
 
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str | Path, **kwargs: Any) -> "HookedTransformer":
@@ -489,11 +505,7 @@ class HookedTransformer(Prompts):
             if attention_mask is None and len(found.mask) > 1 and not found.mask.all():
                 attention_mask = found.mask
             return found.tokens, attention_mask
-        try:
-            tokens = torch.as_tensor(input, device=self.device)
-        except ValueError as error:
-            raise ArgumentError(f"tokens must be rows of one length, got: {error}; pad them and give a mask") from error
-        tokens = tokens if tokens.is_floating_point() else tokens.long()
+        tokens = as_ids(input, self.device)
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self._padded_left(padding_side):
             attention_mask = self.real_tokens(tokens, "left", prepend_bos)
@@ -516,6 +528,33 @@ class HookedTransformer(Prompts):
         n = self.config.n_layers
         layer = start_at_layer + n if start_at_layer < 0 else start_at_layer
         return f"blocks.{layer}.hook_resid_pre" if layer < n else "ln_final.hook_scale"
+
+
+def _usable(device: torch.device | str | None) -> torch.device:
+    """A device that tensors can be made on; None: the best one here."""
+    try:
+        return get_device() if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ArgumentError(
+            f"device must be one that torch has here, such as 'cpu' or 'cuda', got {device!r}: {error}"
+        ) from error
+
+
+def _prepends_bos(model: HookedTransformer) -> bool | None:
+    return None if model.policy is None else model.policy.prepend_bos
+
+
+def _tokenizer_name(model: HookedTransformer) -> str | None:
+    return None if model.tokenizer is None else model.tokenizer.name_or_path
+
+
+_MORE_FIELDS = {
+    "model_name": attrgetter("record.model"),
+    "seed": attrgetter("record.seed"),
+    "default_prepend_bos": _prepends_bos,
+    "tokenizer_name": _tokenizer_name,
+}
+"""Fields of `cfg` that the decoder's configuration does not tell."""
 
 
 def _gradients(out: Any, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

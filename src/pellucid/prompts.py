@@ -42,7 +42,7 @@ class Prompts(Decoder):
         seed: int | None = None,
     ) -> None:
         super().__init__(config, seed=seed)
-        self._tokenizer = tokenizer
+        self._tokenizer = checked(tokenizer)
         self._policy_changes: dict[str, Any] = {}
 
     @property
@@ -55,7 +55,7 @@ class Prompts(Decoder):
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Tokenizer | None) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = checked(tokenizer)
 
     @property
     def policy(self) -> TextPolicy | None:
@@ -111,7 +111,7 @@ class Prompts(Decoder):
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """The text of one row of ids `[pos]`, or a list for `[batch pos]`."""
-        ids = torch.as_tensor(tokens)
+        ids = as_ids(tokens)
         tokenizer = self._needed_tokenizer()
         if ids.ndim > 2:
             raise ArgumentError(f"tokens must be [pos] or [batch pos], got {list(ids.shape)}")
@@ -180,16 +180,20 @@ class Prompts(Decoder):
             )
         return found[0 if mode == "first" else -1]
 
-    def tokens_to_residual_directions(self, tokens: str | int | Int[Tensor, "..."]) -> Float[Tensor, "*shape d_model"]:
+    def tokens_to_residual_directions(self, tokens: Any) -> Float[Tensor, "*shape d_model"]:
         """The direction in the residual stream that writes for each token: its column of `W_U`.
 
         Args:
             tokens: A text that is one token, an id, or ids of any shape; a single id gives `[d_model]`.
+
+        Raises:
+            TokenError: An id lies outside the vocabulary.
         """
-        ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
-        if isinstance(ids, Tensor) and ids.numel() > 1:
-            return self.W_U.T[ids.to(self.device)]
-        return self.W_U[:, int(ids)]
+        ids = as_ids(self.to_single_token(tokens) if isinstance(tokens, str) else tokens, self.device)
+        outside = ids[(ids < 0) | (ids >= self.config.vocab_out)].tolist()
+        if outside:
+            raise TokenError(f"token ids must lie in 0..{self.config.vocab_out - 1}, got {outside[0]}")
+        return self.W_U.T[ids] if ids.numel() != 1 else self.W_U[:, int(ids)]
 
     def real_tokens(
         self, tokens: Int[Tensor, "batch pos"], padding_side: Side = None, prepend_bos: bool | None = None
@@ -207,6 +211,21 @@ class Prompts(Decoder):
         return self.tokenizer
 
 
+def checked(tokenizer: Any) -> Any:
+    """A tokenizer, None, or a function that reads one.
+
+    Raises:
+        ArgumentError: It is none of these, such as a tokenizer of transformers, which can be called too.
+    """
+    reads = callable(tokenizer) and not hasattr(tokenizer, "encode")
+    if tokenizer is None or isinstance(tokenizer, Tokenizer) or reads:
+        return tokenizer
+    raise ArgumentError(
+        f"tokenizer must be a pellucid Tokenizer, got {type(tokenizer).__name__}; "
+        "pellucid.text.read.read_tokenizer(folder) reads the same files"
+    )
+
+
 def with_policy(tokenizer: Tokenizer, **changes: Any) -> Tokenizer:
     """The same tokenizer under a changed policy; the one given stays as it is."""
     other = copy.copy(tokenizer)
@@ -214,9 +233,29 @@ def with_policy(tokenizer: Tokenizer, **changes: Any) -> Tokenizer:
     return other
 
 
+def as_ids(tokens: Any, device: torch.device | str | None = None) -> Int[Tensor, "..."]:
+    """Token ids as whole numbers, whatever form they are given in.
+
+    Raises:
+        ArgumentError: They are no numbers, no whole ones, or rows of several lengths.
+    """
+    try:
+        ids = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(
+            f"tokens must be ids, in rows of one length, got {tokens!r}; to_tokens makes ids of text and pads rows"
+        ) from error
+    if (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool) and ids.numel():
+        raise ArgumentError(
+            f"tokens must be ids, which are whole numbers, got {ids.dtype} {list(ids.shape)}; a residual stream goes "
+            "together with start_at_layer"
+        )
+    return ids.to(device=device, dtype=torch.long)
+
+
 def _one_row(tokens: Any) -> Tensor:
-    ids = torch.as_tensor(np.asarray(tokens) if not isinstance(tokens, Tensor) else tokens)
+    ids = as_ids(tokens)
     ids = ids[0] if ids.ndim == 2 and len(ids) == 1 else ids
-    if ids.ndim > 1 or ids.is_floating_point():
-        raise ArgumentError(f"tokens must be ids of one prompt, [pos] or [1 pos], got {ids.dtype} {list(ids.shape)}")
+    if ids.ndim > 1:
+        raise ArgumentError(f"tokens must be ids of one prompt, [pos] or [1 pos], got {list(ids.shape)}")
     return ids.reshape(-1)

@@ -155,6 +155,8 @@ def make_span(
     n_past = 0 if past is None else len(past)
     if past is not None:
         _check_batch(past, batch)
+    if mask is not None and not isinstance(mask, Tensor):
+        raise ArgumentError(f"the attention mask must be a tensor [batch pos], got {mask!r}; wrap it in torch.tensor()")
     if mask is not None and tuple(mask.shape) != (batch, n_rows):
         raise ArgumentError(
             f"the attention mask must be [batch pos] of the tokens given, {[batch, n_rows]}, got {list(mask.shape)}; "
