@@ -78,9 +78,9 @@ class Site:
         """
         if self.layer is None:
             return select(known, self.name)
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        layers: Any = self.layer if isinstance(self.layer, list) else [self.layer]
         return select(
-            known, [(short_name(self.name), int(layer)) if "." not in self.name else self.name for layer in layers]
+            known, [(short_name(self.name), layer) if "." not in self.name else self.name for layer in layers]
         )
 
     def at_point(self, full: str) -> "Site":

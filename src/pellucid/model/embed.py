@@ -61,7 +61,8 @@ class TiedUnembed(Unembed):
 
     def load(self, W_U: Tensor, *, assign: bool) -> None:
         """Takes a matrix of its own, as `load_state_dict` does: the tensor itself, or its values in our memory."""
-        self.W_U = W_U if assign else torch.empty_like(self.W_U).copy_(W_U)
+        own = W_U if assign else torch.empty_like(self.W_U).copy_(W_U)
+        self.W_U = own  # pyright: ignore[reportAttributeAccessIssue] (unties, and says so)
 
     def untie(self, W_U: Tensor) -> None:
         """Makes this an `Unembed` with a matrix of its own."""
