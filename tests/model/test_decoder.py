@@ -158,7 +158,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, said):
 )
 def test_input_that_is_no_prompt_is_refused(given, error, said):
     with unchecked(), pytest.raises(error, match=said):
-        model_of("gpt2")(given)
+        Decoder(CONFIGS["gpt2"], seed=0)(given)
 
 
 def test_a_stream_of_another_width_is_refused():
