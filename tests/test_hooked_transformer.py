@@ -1,5 +1,6 @@
 """Calling the model: what goes in, what comes out, loss, padding."""
 
+import inspect
 import math
 
 import numpy as np
@@ -287,3 +288,13 @@ def test_a_device_that_is_not_here_is_refused(make):
 def test_a_name_that_is_none_is_refused(name):
     with unchecked(), pytest.raises(ArgumentError, match=f"model_name must be a name or a folder, got {name!r}"):
         HookedTransformer.from_pretrained(name)
+
+
+def test_the_order_of_arguments_is_that_of_2_18():
+    names = list(inspect.signature(HookedTransformer.forward).parameters)[1:11]
+    assert names == [
+        *("input", "return_type", "loss_per_token", "prepend_bos", "padding_side", "start_at_layer", "tokens"),
+        *("shortformer_pos_embed", "attention_mask", "stop_at_layer"),
+    ]
+    with pytest.raises(ArgumentError, match="shortformer_pos_embed must be None"):
+        model_of("gpt2")(tokens_of(), shortformer_pos_embed=1)

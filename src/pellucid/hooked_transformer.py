@@ -107,6 +107,7 @@ class HookedTransformer(Prompts):
         padding_side: Side = None,
         start_at_layer: int | None = None,
         tokens: Int[Tensor, "batch pos"] | None = None,
+        shortformer_pos_embed: Any = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
         past_kv_cache: KeyValueCache | None = None,
@@ -125,6 +126,7 @@ class HookedTransformer(Prompts):
             padding_side: None: as the policy says. Left padding is also recognised in token ids.
             start_at_layer: First block that runs; negative counts from the last.
             tokens: The token ids, where the input is a residual stream and a loss is wanted.
+            shortformer_pos_embed: Not offered; here for the order of arguments.
             attention_mask: 1 at real tokens, 0 at padding.
             stop_at_layer: First block that does not run; the residual stream there is given back.
             past_kv_cache: Keys and values that these tokens continue; it grows by them.
@@ -135,6 +137,8 @@ class HookedTransformer(Prompts):
             TokenError: The text cannot be encoded.
             ArgumentError: Arguments do not fit the model or each other.
         """
+        if shortformer_pos_embed is not None:
+            raise ArgumentError("shortformer_pos_embed must be None: no model here has such positions; leave it out")
         if return_type not in ("logits", "loss", "both", None):
             raise ArgumentError(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         given: Any = input
