@@ -24,7 +24,7 @@ def test_every_figure_is_drawn(opened, folder):
     with opened(folder / "report.html") as page:
         captions = page.locator("figcaption").all_inner_texts()
         assert len(captions) >= 8 and all(len(caption) > 40 for caption in captions)
-        assert page.locator(".js-plotly-plot").count() == 2
+        assert page.locator(".js-plotly-plot").count() == 3
         assert page.locator("[data-drawn] .pellucid").count() == 4
         assert page.locator(".pellucid canvas").count() >= 2
 

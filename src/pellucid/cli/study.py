@@ -117,6 +117,7 @@ def print_induction(found: "StudyResult") -> None:
         typer.echo(f"Each head was chosen on {choosing} of the prompts; its figures come from the other {reporting}.")
     else:
         typer.echo("Each head was chosen on the prompt that its figures come from: they flatter it.")
+        typer.echo("One prompt has no interval.")
     typer.echo("Control: tokens that do not repeat; for the previous token, uniform attention.")
     missing = [figure.reason for figure in figures.values() if figure.value is None and figure.reason is not None]
     for reason in dict.fromkeys(missing):

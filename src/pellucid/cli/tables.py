@@ -51,5 +51,6 @@ def print_tokens(model: str, settings: dict[str, Any], seed: int | None, about_b
     seq_len, batch = settings["seq_len"], settings["batch"]
     front = "BOS, " if settings["bos"] else ""
     typer.echo(f"model   {model}")
-    typer.echo(f"tokens  {batch} prompts of {front}{seq_len} random tokens and the same {seq_len} again; seed {seed}")
+    prompts = "one prompt" if batch == 1 else f"{batch} prompts"
+    typer.echo(f"tokens  {prompts} of {front}{seq_len} random tokens and the same {seq_len} again; seed {seed}")
     typer.echo(f"        {about_bos}")

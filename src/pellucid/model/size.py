@@ -27,7 +27,7 @@ def check_fits(config: Config, names: Sequence[str], x: Tensor, *, n_others: int
         TooLargeError: They do not fit.
     """
     free = free_memory(device)
-    counts = Counter(short_name(name) for name in {holder(name) for name in names})
+    counts = Counter(short_name(name) for name in dict.fromkeys(map(holder, names)))
     needed = {short: n * cached_bytes(config, short, x, n_others=n_others) for short, n in counts.items()}
     total = sum(needed.values())
     if free is None or total <= free:
