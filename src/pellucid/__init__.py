@@ -3,9 +3,9 @@
 Names are imported when they are first used, so that `import pellucid` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pellucid.base.lazy import lazy
 from pellucid.base.record import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
 """From activations and weights to numbers about them; every analysis gives a `Measurement`, and none draws."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pellucid.base.lazy import lazy
 
 if TYPE_CHECKING:
     from pellucid.analysis.attention import rest_scores
@@ -40,10 +41,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module 'pellucid.analysis' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:

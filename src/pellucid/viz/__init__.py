@@ -1,7 +1,8 @@
 """Pictures: of attention, of text, of any numbers. They never compute; what they show was measured elsewhere."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pellucid.base.lazy import lazy
 
 if TYPE_CHECKING:
     from pellucid.viz.attention import attention_patterns
@@ -42,10 +43,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module 'pellucid.viz' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:
