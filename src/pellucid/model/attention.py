@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError
@@ -19,7 +19,7 @@ from pellucid.hooks.point import HookPoint, Part, at, watched
 from pellucid.hooks.run import LiveRun
 from pellucid.model.norms import widened
 from pellucid.model.past import Span
-from pellucid.model.positional import rotate
+from pellucid.model.positional import Rotation, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +132,8 @@ class Attention(Part):
         return self.write(at(self.hook_z, z, run), run)
 
     def write(
-        self, z: Float[Tensor, "batch pos head d_head"], run: LiveRun | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+        self, z: Float[Tensor, "*rows head d_head"], run: LiveRun | None = None
+    ) -> Float[Tensor, "*rows d_model"]:
         """What the heads write into the stream; each head's part passes `hook_result` where somebody asks for it."""
         ours = isinstance(self.hook_result, HookPoint)
         if not ours or (run is not None and run.listens(self.hook_result)):
@@ -141,37 +141,83 @@ class Attention(Part):
             if not ours or run is None or run.edits(self.hook_result):
                 out = result.sum(2)
                 return out if self.b_O is None else out + self.b_O
-        return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
+        return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
+        return self.attend(q, k, v, span.fused_mask, causal=span.plain)
+
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, span: Span, run: LiveRun | None) -> Tensor:
+        scores = at(self.hook_attn_scores, self.scores(q, k, span.visible), run)
+        all_see = span.keys_mask is None and (run is None or not run.edits(self.hook_attn_scores))
+        pattern = at(self.hook_pattern, pattern_of(scores, all_see=all_see), run)
+        return self.mixed(pattern, v)
+
+    # Pieces: the same steps, on rows of the stream that may stand anywhere
+
+    def queries(
+        self, x: Float[Tensor, "*rows d_model"], rotation: Rotation | None
+    ) -> Float[Tensor, "*rows head d_head"]:
+        """What rows that were normalised ask, turned to where they stand."""
+        return _turned(project(x, self.W_Q, self.b_Q), rotation)
+
+    def keys(
+        self, x: Float[Tensor, "*rows d_model"], rotation: Rotation | None
+    ) -> Float[Tensor, "*rows kv_head d_head"]:
+        """What rows that were normalised are found by, turned to where they stand."""
+        return _turned(project(x, self.W_K, self.b_K), rotation)
+
+    def values(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows kv_head d_head"]:
+        """What rows that were normalised have to give."""
+        return project(x, self.W_V, self.b_V)
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch q_pos head d_head"],
+        k: Float[Tensor, "batch k_pos kv_head d_head"],
+        v: Float[Tensor, "batch k_pos kv_head d_head"],
+        visible: Bool[Tensor, "#batch 1 q_pos k_pos"] | None,
+        *,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch q_pos head d_head"]:
+        """What each query gathers, in one fused step.
+
+        Args:
+            q: Queries, turned.
+            k: Keys, turned.
+            v: Values.
+            visible: True where a query may see a key; None: everywhere.
+            causal: Instead of `visible`: as many queries as keys, each of which sees no later one.
+        """
         grouped = self.config.kv_heads != self.config.n_heads
         z = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=span.fused_mask,
-            is_causal=span.plain,
+            attn_mask=visible,
+            is_causal=causal,
             scale=self.config.factor,
             enable_gqa=grouped,
         )
         return z.transpose(1, 2)
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, span: Span, run: LiveRun | None) -> Tensor:
-        """Scores, mask, softmax, mixture. The query heads of a group lie behind each other as rows of one product."""
+    def scores(
+        self,
+        q: Float[Tensor, "batch q_pos head d_head"],
+        k: Float[Tensor, "batch k_pos kv_head d_head"],
+        visible: Bool[Tensor, "#batch 1 q_pos k_pos"],
+    ) -> Float[Tensor, "batch head q_pos k_pos"]:
+        """Scaled and masked. The query heads of a group lie behind each other as rows of one product."""
         batch, n_q, heads, d_head = q.shape
-        kv_heads = k.shape[2]
-        rows = (q * self.config.factor).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
-        scores = (rows @ k.permute(0, 2, 3, 1)).view(batch, heads, n_q, -1)
-        scores = at(self.hook_attn_scores, scores.masked_fill_(~span.visible, -torch.inf), run)
-        wide = widened(scores)
-        if span.keys_mask is None and (run is None or not run.edits(self.hook_attn_scores)):
-            pattern = wide.softmax(-1)
-        else:  # a row without a visible key attends to nothing
-            blind = (scores == -torch.inf).all(-1, keepdim=True)
-            pattern = wide.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
-        pattern = at(self.hook_pattern, pattern.to(q.dtype), run)
-        z = pattern.reshape(batch, kv_heads, -1, k.shape[1]) @ v.transpose(1, 2)
-        return z.view(batch, heads, n_q, d_head).transpose(1, 2)
+        rows = (q * self.config.factor).transpose(1, 2).reshape(batch, k.shape[2], -1, d_head)
+        return (rows @ k.permute(0, 2, 3, 1)).view(batch, heads, n_q, -1).masked_fill_(~visible, -torch.inf)
+
+    def mixed(
+        self, pattern: Float[Tensor, "batch head q_pos k_pos"], v: Float[Tensor, "batch k_pos kv_head d_head"]
+    ) -> Float[Tensor, "batch q_pos head d_head"]:
+        """What each query gathers, by a pattern."""
+        batch, heads, n_q, n_k = pattern.shape
+        z = pattern.reshape(batch, v.shape[2], -1, n_k) @ v.transpose(1, 2)
+        return z.view(batch, heads, n_q, -1).transpose(1, 2)
 
     def lay_out(self) -> None:
         """Brings the weights into memory that products can read without a copy."""
@@ -188,13 +234,33 @@ class Attention(Part):
         self.lay_out()
 
 
+def pattern_of(
+    scores: Float[Tensor, "batch head q_pos k_pos"], *, all_see: bool = False
+) -> Float[Tensor, "batch head q_pos k_pos"]:
+    """The softmax of masked scores, taken in max(dtype, float32).
+
+    Args:
+        scores: −∞ where a key is not seen.
+        all_see: Each query sees some key; otherwise one that sees none attends to nothing.
+    """
+    wide = widened(scores)
+    if all_see:
+        return wide.softmax(-1).to(scores.dtype)
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    return wide.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0).to(scores.dtype)
+
+
+def _turned(x: Float[Tensor, "*rows heads d_head"], rotation: Rotation | None) -> Float[Tensor, "*rows heads d_head"]:
+    return x if rotation is None else rotate(x, *rotation)
+
+
 def project(
     x: Tensor, W: Float[Tensor, "head d_model d_head"], b: Float[Tensor, "head d_head"] | None
-) -> Float[Tensor, "batch pos head d_head"]:
+) -> Float[Tensor, "*rows head d_head"]:
     """Each head's queries, keys or values.
 
     Args:
-        x: `[batch pos d_model]`, or `[batch pos head d_model]` where each head reads its own.
+        x: `[*rows d_model]`, or `[batch pos head d_model]` where each head reads its own.
         W: The heads' weights.
         b: Their biases, if any.
     """

@@ -42,14 +42,25 @@ class Block(Part):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the block."""
         x = at(self.hook_resid_pre, x, run)
-        out = at(self.hook_attn_out, self._attention(x, span, run), run)
-        x = x + out if self.residual else out
+        x = self.joined(x, at(self.hook_attn_out, self._attention(x, span, run), run))
         if self.mlp is not None:
             x = at(self.hook_resid_mid, x, run)
             read = call(self.ln2, at(self.hook_mlp_in, x, run), run=run)
-            out = at(self.hook_mlp_out, call(self.mlp, read, run=run), run)
-            x = x + out if self.residual else out
+            x = self.joined(x, at(self.hook_mlp_out, call(self.mlp, read, run=run), run))
         return at(self.hook_resid_post, x, run)
+
+    def joined(
+        self, x: Float[Tensor, "*rows d_model"], out: Float[Tensor, "*rows d_model"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The stream after a part has written to it."""
+        return x + out if self.residual else out
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether its pieces, one after the other, are all that it does: no foreign module stands among them."""
+        parts = [self.ln1, self.attn] if self.mlp is None else [self.ln1, self.attn, self.ln2, self.mlp]
+        points = [module for name, module in self.named_modules() if name.rpartition(".")[2].startswith("hook_")]
+        return all(isinstance(part, Part) for part in parts) and all(isinstance(p, HookPoint) for p in points)
 
     def _attention(self, x: Tensor, span: Span, run: LiveRun | None) -> Tensor:
         """What attention writes. Points on demand show each head's own copy of the stream; only edits make it one."""

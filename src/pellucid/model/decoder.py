@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pellucid.base.errors import ArgumentError, CheckpointError, TokenError
 from pellucid.hooks.edits import Edit
 from pellucid.hooks.names import Filter, select
-from pellucid.hooks.point import HookPoint, at, call
+from pellucid.hooks.point import HookPoint, Part, at, call
 from pellucid.hooks.root import HookedRoot
 from pellucid.hooks.run import LiveRun, Run
 from pellucid.model.attention import Attention
@@ -23,7 +23,7 @@ from pellucid.model.config import Config
 from pellucid.model.embed import Embed, TiedUnembed, Unembed
 from pellucid.model.norms import make_norm
 from pellucid.model.past import KeyValueCache, Span, make_span
-from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable
+from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable, Rotation
 from pellucid.model.state import from_2_18
 from pellucid.model.weights import Weights
 
@@ -232,7 +232,20 @@ class Decoder(HookedRoot, Weights):
                 elif name.rsplit(".", 1)[-1].startswith("b"):
                     parameter.zero_()
 
-    def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+    def rotation_at(self, positions: Int[Tensor, " row"], like: Tensor) -> Rotation | None:
+        """(cos, sin) `[row 1 dim]` by which queries and keys at some positions are turned; None without rotary ones."""
+        return None if self.rotary is None else self.rotary.at(positions, self.config.n_ctx, like)
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether blocks in pieces, `ln_final` and `unembed` are all there is, and no standing hook waits anywhere."""
+        ends = [self.ln_final, self.unembed]
+        points = [point for end in ends for name, point in end.named_children() if name.startswith("hook_")]
+        points += [self.hook_embed] + ([self.hook_pos_embed] if isinstance(self.config.positions, Learned) else [])
+        ours = all(isinstance(part, Part) for part in ends) and all(isinstance(p, HookPoint) for p in points)
+        return ours and not self.board and all(block.in_pieces for block in self.blocks)
+
+    def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> Rotation:
         if span.positions is not None:
             return table.at(span.positions, self.config.n_ctx, x)
         return table.between(span.first, span.first + span.n_rows, x)

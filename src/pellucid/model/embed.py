@@ -35,9 +35,7 @@ class Unembed(Part):
         self.W_U = nn.Parameter(torch.empty(d_vocab, d_model).T)
         self.b_U = nn.Parameter(torch.zeros(d_vocab)) if bias else None
 
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], run: LiveRun | None = None
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_vocab"]:
         """The logits."""
         return F.linear(x, self.W_U.T, self.b_U)
 

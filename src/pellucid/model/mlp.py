@@ -83,17 +83,20 @@ class MLP(Part):
             self.hook_pre_linear = HookPoint()
         self.hook_post = HookPoint()
 
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], run: LiveRun | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_model"]:
         """What the MLP writes."""
         return F.linear(at(self.hook_post, self.neurons(x, run), run), self.W_out.T, self.b_out)
 
-    def neurons(
-        self, x: Float[Tensor, "batch pos d_model"], run: LiveRun | None = None
-    ) -> Float[Tensor, "batch pos d_mlp"]:
+    def neurons(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_mlp"]:
         """The neurons' activations, before `hook_post`."""
         if self.W_gate is None:
             return self.act(at(self.hook_pre, F.linear(x, self.W_in.T, self.b_in), run))
         gate = self.act(at(self.hook_pre, F.linear(x, self.W_gate.T, self.b_gate), run))
         return gate * at(self.hook_pre_linear, F.linear(x, self.W_in.T, self.b_in), run)
+
+    def activated(
+        self, pre: Float[Tensor, "*rows d_mlp"], pre_linear: Float[Tensor, "*rows d_mlp"] | None = None
+    ) -> Float[Tensor, "*rows d_mlp"]:
+        """The neurons' activations from what passed `hook_pre` and, in a gated MLP, `hook_pre_linear`."""
+        post = self.act(pre)
+        return post if pre_linear is None else post * pre_linear

@@ -74,6 +74,10 @@ class LayerNormPart(Part):
             out = out * self.w + self.b
         return at(self.hook_normalized, out.to(x.dtype), run)
 
+    def finished(self, normalized: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What the norm gives for what passed `hook_normalized`: the same."""
+        return normalized
+
 
 class RMSNormPart(Part):
     """RMSNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies before `w`."""
@@ -91,8 +95,11 @@ class RMSNormPart(Part):
             return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
         wide = widened(x)
         scale = at(self.hook_scale, (wide.square().mean(-1, keepdim=True) + self.eps).sqrt(), run)
-        out = at(self.hook_normalized, (wide / scale).to(x.dtype), run)
-        return out if self.w is None else out * self.w
+        return self.finished(at(self.hook_normalized, (wide / scale).to(x.dtype), run))
+
+    def finished(self, normalized: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What the norm gives for what passed `hook_normalized`."""
+        return normalized if self.w is None else normalized * self.w
 
 
 class NoNorm(Part):

@@ -36,6 +36,9 @@ class Rotary:
 
 PositionConfig: TypeAlias = Learned | Rotary | None
 
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+"""(cos, sin) of the angles by which rows are turned, each `[*rows 1 dim]`."""
+
 
 class PosEmbed(Part):
     """`W_pos` `[n_ctx d_model]`."""
@@ -64,13 +67,13 @@ class RotaryTable:
         self._table: tuple[Tensor, Tensor, bool] | None = None
         """Cosines, sines, and whether gradients may pass them: what inference mode made they refuse."""
 
-    def between(self, first: int, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def between(self, first: int, last: int, like: Tensor) -> Rotation:
         """(cos, sin), each `[1 pos 1 dim]`, of neighbouring positions, in max(dtype of `like`, float32)."""
         cos, sin = self._upto(last, like)
         return cos[None, first:last, None], sin[None, first:last, None]
 
-    def at(self, positions: Int[Tensor, "batch pos"], n_ctx: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each `[batch pos 1 dim]`, of any positions below `n_ctx`."""
+    def at(self, positions: Int[Tensor, "*rows"], n_ctx: int, like: Tensor) -> Rotation:
+        """(cos, sin), each `[*rows 1 dim]`, of any positions below `n_ctx`."""
         cos, sin = self._upto(n_ctx, like)
         return cos[positions, None], sin[positions, None]
 
@@ -92,10 +95,10 @@ class RotaryTable:
 
 
 def rotate(
-    x: Float[Tensor, "batch pos heads d_head"],
-    cos: Float[Tensor, "#batch pos 1 dim"],
-    sin: Float[Tensor, "#batch pos 1 dim"],
-) -> Float[Tensor, "batch pos heads d_head"]:
+    x: Float[Tensor, "*rows heads d_head"],
+    cos: Float[Tensor, "*#rows 1 dim"],
+    sin: Float[Tensor, "*#rows 1 dim"],
+) -> Float[Tensor, "*rows heads d_head"]:
     """Turns each pair of a head's dimensions by its angle; dimensions past `dim` stay."""
     dim = cos.shape[-1]
     turned, kept = x[..., :dim], x[..., dim:]
