@@ -534,6 +534,11 @@ class HookedTransformer(Prompts):
         return f"blocks.{layer}.hook_resid_pre" if layer < n else "ln_final.hook_scale"
 
 
+def record_of(model: HookedTransformer, **changes: Any) -> Record:
+    """The model's record, with where it runs now."""
+    return model.record.add(device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **changes)
+
+
 def _usable(device: torch.device | str | None) -> torch.device:
     """A device that tensors can be made on; None: the best one here."""
     try:

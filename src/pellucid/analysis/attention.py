@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.reading import chunks, record_of
+from pellucid.analysis.reading import chunks
 from pellucid.analysis.repeated import RepeatedTokens
 from pellucid.base.errors import ArgumentError, MisreadWarning
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.point import HookPoint
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.analysis.reading import record_of
 from pellucid.base.errors import ArgumentError
 from pellucid.base.seeds import generator
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.maths.factored import FactoredMatrix
 from pellucid.measurement import Measurement
 from pellucid.model.block import Block

@@ -13,11 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.analysis.attention import Cells, masses
-from pellucid.analysis.reading import record_of, starts_with_bos
+from pellucid.analysis.reading import starts_with_bos
 from pellucid.analysis.repeated import RepeatedTokens, front_of, ordinary_tokens, unrepeated_tokens
 from pellucid.base.errors import ArgumentError
 from pellucid.base.seeds import generator
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement
 
 

@@ -1,4 +1,4 @@
-"""Reading a model in bulk: how many prompts at once, whether they begin as they should, what a record must tell."""
+"""Reading a model in bulk: how many prompts at once, and whether they begin as they should."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.base.errors import MisreadWarning, TokenError
-from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer
 
 NUMBERS = 2**25
@@ -55,11 +54,6 @@ def starts_with_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], 
         stacklevel=3,
     )
     return False
-
-
-def record_of(model: HookedTransformer, **changes: object) -> Record:
-    """The model's record, with where it runs now."""
-    return model.record.add(device=str(model.device), dtype=str(model.dtype).removeprefix("torch."), **changes)
 
 
 def about_bos(model: HookedTransformer, *, left_out: bool = False) -> str:

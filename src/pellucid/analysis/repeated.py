@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pellucid.analysis.reading import chunks, record_of
+from pellucid.analysis.reading import chunks
 from pellucid.base.errors import ArgumentError, TokenError, nearest
 from pellucid.base.seeds import generator
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement
 
 RULES = ("article", "introduction")

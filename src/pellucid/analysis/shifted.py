@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.reading import NUMBERS, record_of
+from pellucid.analysis.reading import NUMBERS
 from pellucid.analysis.repeated import RepeatedTokens
 from pellucid.base.errors import ArgumentError
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Replace
 from pellucid.hooks.names import get_act_name
 from pellucid.measurement import Measurement

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.reading import record_of
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.record import Record
 from pellucid.base.seeds import generator
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.maths.factored import FactoredMatrix
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened

@@ -53,7 +53,7 @@ Filter: TypeAlias = (
     | None
 )
 
-_ALIASES = {
+ALIASES = {
     "attn": "pattern",
     "attn_logits": "attn_scores",
     "key": "k",
@@ -86,7 +86,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     packed = re.fullmatch(r"([a-z_]+)(\d+)([a-z]?.*)", name)
     if packed is not None and layer is None:
         name, layer, layer_type = packed[1], packed[2], packed[3] or layer_type
-    name = _ALIASES.get(name, name)
+    name = ALIASES.get(name, name)
     part = _PARTS.get(layer_type or "", layer_type)
     if name in _IN_ATTENTION:
         part = "attn"
@@ -167,7 +167,7 @@ def _meant(known: Sequence[str], item: object) -> list[str]:
         if item in known:
             return [item]
         short = short_name(item) if "." not in item else None
-        every = [name for name in known if short_name(name) == _ALIASES.get(short or "", short)]
+        every = [name for name in known if short_name(name) == ALIASES.get(short or "", short)]
         full = get_act_name(item)
         if every or full in known:
             return every or [full]

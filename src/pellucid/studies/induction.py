@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pellucid.analysis.heads import ROLES, RoleScores, role_scores
-from pellucid.analysis.reading import record_of
 from pellucid.analysis.repeated import RepeatedTokens, halves, predictions, repeated_tokens
 from pellucid.base.errors import ArgumentError
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.pretrained.native import weights_hash
 from pellucid.studies import induction_circuit, induction_heads
 from pellucid.studies.induction_heads import CLEAR, CUT, HEADS

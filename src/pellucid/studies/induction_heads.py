@@ -19,10 +19,9 @@ from pellucid.analysis.heads import (
     prefix_matching,
     role_scores,
 )
-from pellucid.analysis.reading import record_of
 from pellucid.analysis.repeated import RepeatedTokens, repeated_tokens, unrepeated_tokens
 from pellucid.base.errors import ArgumentError
-from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Edit, Zero
 from pellucid.hooks.names import get_act_name
 from pellucid.hooks.point import HookPoint
