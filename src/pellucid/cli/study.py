@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.options import AsJson, Batch, Debug, Model, Seed, SeqLen, loaded, print_json, say
+from pellucid.cli.options import AsJson, Batch, Debug, Model, Out, Overwrite, Seed, SeqLen, loaded, print_json, say
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where to write report.html, result.json and the numbers.")
-]
 NoBos = Annotated[bool, typer.Option("--no-bos", help="Leave BOS out where the model has one (a known trap).")]
 Rule = Annotated[
     str | None,
@@ -30,7 +27,6 @@ Reference = Annotated[
     Path | None,
     typer.Option("--reference", metavar="FOLDER", help="Numbers of the real GPT-2 small, to compare q·k with."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
 
 
 @app.callback()

@@ -51,7 +51,15 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-class LayerNormPart(Part):
+class Norm(Part):
+    """A norm, whatever its kind."""
+
+    def finished(self, normalized: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What the norm gives for what passed `hook_normalized`."""
+        return normalized
+
+
+class LayerNormPart(Norm):
     """LayerNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies after `w` and `b`."""
 
     def __init__(self, d_model: int, config: LayerNorm) -> None:
@@ -74,12 +82,8 @@ class LayerNormPart(Part):
             out = out * self.w + self.b
         return at(self.hook_normalized, out.to(x.dtype), run)
 
-    def finished(self, normalized: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What the norm gives for what passed `hook_normalized`: the same."""
-        return normalized
 
-
-class RMSNormPart(Part):
+class RMSNormPart(Norm):
     """RMSNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies before `w`."""
 
     def __init__(self, d_model: int, config: RMSNorm) -> None:
@@ -102,7 +106,7 @@ class RMSNormPart(Part):
         return normalized if self.w is None else normalized * self.w
 
 
-class NoNorm(Part):
+class NoNorm(Norm):
     """The stream as it is: a model without normalisation."""
 
     def forward(self, x: Tensor, run: LiveRun | None = None) -> Tensor:
@@ -110,7 +114,7 @@ class NoNorm(Part):
         return x
 
 
-def make_norm(d_model: int, config: NormConfig) -> Part:
+def make_norm(d_model: int, config: NormConfig) -> Norm:
     """The norm that a configuration describes.
 
     Raises:

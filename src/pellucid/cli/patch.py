@@ -1,0 +1,200 @@
+"""`pellucid patch`: puts parts of one run into the other, and shows which of them move the metric."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pellucid.cli.options import AsJson, Debug, Model, Out, Overwrite, loaded, print_json
+from pellucid.cli.tables import interval, number, print_table
+
+if TYPE_CHECKING:
+    from pellucid.hooked_transformer import HookedTransformer
+    from pellucid.measurement import Measurement
+    from pellucid.tasks.metrics import RowMetric
+    from pellucid.tasks.pairs import Pairs
+
+JOURNAL = "journal"
+EFFECT = "effect.nc"
+
+Clean = Annotated[str | None, typer.Option("--clean", metavar="TEXT", help="The prompt that the behaviour shows on.")]
+Corrupted = Annotated[
+    str | None, typer.Option("--corrupted", metavar="TEXT", help="A prompt of as many tokens, without it.")
+]
+Answer = Annotated[list[str] | None, typer.Option("--answer", metavar="A", help="The right answer, one token.")]
+Wrong = Annotated[list[str] | None, typer.Option("--wrong", metavar="B", help="The wrong answer, one token.")]
+PairsFile = Annotated[
+    Path | None,
+    typer.Option("--pairs", metavar="FILE", help="CSV or JSONL: clean, corrupted, answer, wrong, group."),
+]
+Site = Annotated[str, typer.Option("--site", metavar="SITE", help="What is patched: resid_pre, z, mlp_out, q, post …")]
+Over = Annotated[str, typer.Option("--over", metavar="AXES", help="Which cells: layer,pos or layer,head or …")]
+Direction = Annotated[str, typer.Option("--direction", metavar="WAY", help="denoise or noise.")]
+MetricName = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="NAME", help="LogitDiff, Logit, LogProb, Rank, KL, Accuracy or Loss."),
+]
+Freeze = Annotated[str, typer.Option("--freeze", metavar="WHAT", help="ln_scale, pattern: held as they were.")]
+MaxMemory = Annotated[str | None, typer.Option("--max-memory", metavar="SIZE", help="Such as 2GB.")]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="Cells that are printed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted in DIR.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what would run, and end.")]
+
+
+def patch(
+    model: Model,
+    site: Site,
+    over: Over,
+    clean: Clean = None,
+    corrupted: Corrupted = None,
+    answer: Answer = None,
+    wrong: Wrong = None,
+    pairs: PairsFile = None,
+    direction: Direction = "denoise",
+    metric: MetricName = None,
+    freeze: Freeze = "",
+    max_memory: MaxMemory = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    top: Top = 10,
+    explain: Explain = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Put parts of one run into the other, each part alone, and see which of them move the metric.
+
+    Positions are named in the text by brackets, as in "[subject: Mary] gave", for --over layer,position.
+
+    \b
+    Example:
+        pellucid patch --model toy-induction --site z --over layer,head \\
+            --clean "5 9 7 5" --corrupted "5 8 7 5" --answer 9 --wrong 8
+    """  # noqa: D301  (typer leaves the lines after \b as they are)
+    from pellucid.patching import plan, sweep
+
+    text = {"--clean": clean, "--corrupted": corrupted, "--answer": answer, "--wrong": wrong}
+    _check_prompts(text, pairs)
+    if out is not None:
+        _check_folder(out, resume=resume, overwrite=overwrite)
+    read = loaded(model)
+    prompts = _pairs(read, clean, corrupted, answer, wrong, pairs)
+    asked: dict[str, Any] = {
+        **{"site": _names(site), "over": _names(over), "direction": direction, "metric": _metric(metric)},
+        **{"freeze": _names(freeze), "max_memory": max_memory},
+    }
+    explained = plan(read, prompts, **asked).explain()
+    if explain:
+        typer.echo(explained)
+        return
+    journal = None if out is None else out / JOURNAL
+    effect = sweep(read, prompts, **asked, journal=journal)
+    if out is not None:
+        _save(out, effect, model, prompts, explained)
+    if as_json:
+        print_json(_values(effect, model))
+        return
+    _print(effect, model, top)
+    if out is not None:
+        typer.echo(f"Written to {out / EFFECT}")
+        typer.echo(f"Report: {out / 'report.html'}")
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _check_prompts(text: dict[str, Any], pairs: Path | None) -> None:
+    given = [name for name, value in text.items() if value]
+    if pairs is not None and given:
+        raise typer.BadParameter(f"--pairs has the prompts; leave {', '.join(given)} out")
+    if pairs is None and not {"--clean", "--corrupted"} <= set(given):
+        raise typer.BadParameter("give --clean and --corrupted, or --pairs FILE")
+
+
+def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    from pellucid.base.errors import OutputError
+
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} must be a folder for the results, it is a file; choose another place")
+    begun, done = (out / JOURNAL).exists(), (out / EFFECT).exists()
+    if overwrite:
+        shutil.rmtree(out / JOURNAL, ignore_errors=True)
+    elif done:
+        raise OutputError(f"{out} must not hold results already, it has {EFFECT}; add --overwrite")
+    elif begun and not resume:
+        raise OutputError(f"{out} holds a sweep that was interrupted; add --resume to continue it, or --overwrite")
+
+
+def _metric(name: str | None) -> "RowMetric | None":
+    from pellucid.base.errors import UnknownNameError, nearest
+    from pellucid.tasks.metrics import METRICS
+
+    if name is None:
+        return None
+    if name not in METRICS:
+        raise UnknownNameError(f"metric must be a known one, got {name!r}{nearest(name, METRICS)}")
+    return METRICS[name]()
+
+
+def _pairs(
+    model: "HookedTransformer",
+    clean: str | None,
+    corrupted: str | None,
+    answer: list[str] | None,
+    wrong: list[str] | None,
+    path: Path | None,
+) -> "Pairs":
+    from pellucid.base.errors import TokenError
+    from pellucid.tasks.pairs import Pairs
+
+    if model.tokenizer is None:
+        raise TokenError("text needs a tokenizer, and this model came without one; sweep its token ids in Python")
+    if path is not None:
+        return Pairs.from_file(path, model.tokenizer)
+    right, left = ([several] if several else None for several in (answer, wrong))
+    return Pairs.from_text(model.tokenizer, [str(clean)], [str(corrupted)], answer=right, wrong=left)
+
+
+def _save(out: Path, effect: "Measurement", model: str, pairs: "Pairs", explained: str) -> None:
+    from pellucid.base.files import written_aside
+    from pellucid.report.sweep import sweep_page
+
+    page = sweep_page(effect, model=model, texts=pairs.text or (), explained=explained)
+    with written_aside(out) as aside:
+        aside.mkdir()
+        page.save(aside / "report.html")
+        effect.save(aside / EFFECT)
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
+
+
+def _values(effect: "Measurement", model: str) -> dict[str, Any]:
+    from pellucid.report.sweep import largest
+
+    data = effect.dataset
+    return {
+        "model": model,
+        "record": effect.record.to_dict(),
+        "unit": effect.unit,
+        **{side: data[side].values.tolist() for side in ("clean", "corrupted")},
+        "cells": [vars(cell) for cell in largest(effect, effect.values[0].size)],
+    }
+
+
+def _print(effect: "Measurement", model: str, top: int) -> None:
+    from pellucid.report.sweep import PUT, largest
+
+    data, settings, n = effect.dataset, effect.record.settings, effect.shape[0]
+    clean, corrupted = (float(data[side].values.mean()) for side in ("clean", "corrupted"))
+    prompts = "one prompt" if n == 1 else f"{n} prompts"
+    typer.echo(f"model   {model}")
+    typer.echo(f"metric  {settings['metric']}, {prompts}: clean {clean:.3f}, corrupted {corrupted:.3f} {effect.unit}")
+    typer.echo(f"{PUT[settings['direction']]}, each part alone.")
+    rows = []
+    for cell in largest(effect, top):
+        words = [number(cell.value), number(cell.effect)]
+        rows.append([cell.label, *words, *([interval(cell.low, cell.high)] if n > 1 else []), number(cell.fraction)])
+    heads = ["cell", effect.unit, "effect", *(["95 % interval"] if n > 1 else []), "fraction"]
+    print_table([" × ".join(effect.dims[1:]) or heads[0], *heads[1:]], rows)
+    typer.echo("fraction: 0 is the corrupted run, 1 the clean one.")

@@ -1,0 +1,24 @@
+"""Exact causal experiments in bulk: patch every layer, position, head or neuron, and measure what changes.
+
+The functions are imported at once, not when they are first used: two of them are named as the files that they come from.
+"""
+
+from pellucid.patching.ablation import ablate
+from pellucid.patching.sweep import pairs, plan, sweep
+from pellucid.tasks.metrics import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, Rank
+from pellucid.tasks.pairs import Pairs
+
+__all__ = [
+    "KL",
+    "Accuracy",
+    "LogProb",
+    "Logit",
+    "LogitDiff",
+    "Loss",
+    "Pairs",
+    "Rank",
+    "ablate",
+    "pairs",
+    "plan",
+    "sweep",
+]

@@ -1,0 +1,145 @@
+"""How much is worked on at once, so that a sweep stays within a bound of memory. Pure: no tensors.
+
+A plan's items become jobs: parts that are run one after the other, and that a journal can hold.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pellucid.base.errors import ArgumentError, TooLargeError
+from pellucid.model.config import Config
+from pellucid.patching.needs import Need
+from pellucid.patching.plan import Entry, PlainCells, Plan
+
+MOST_ROWS = 2**14
+"""Rows carried in one job on a CPU: beyond, nothing is gained, and less is kept when a sweep is interrupted."""
+SHARE = 0.5
+"""Of the memory that is free, where no bound is given."""
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def as_bytes(size: int | float | str) -> int:
+    """A size in bytes.
+
+    Raises:
+        ArgumentError: It is none.
+
+    Example:
+        >>> as_bytes("1.5 GB"), as_bytes(2048)
+        (1500000000, 2048)
+    """
+    told = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(size))
+    if told is None or told[2].upper() not in UNITS or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", told[1]):
+        raise ArgumentError(f"max_memory must be bytes, or text such as '2GB', got {size!r}")
+    return int(float(told[1]) * UNITS[told[2].upper()])
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be held at once, in bytes, and what follows from it."""
+
+    config: Config
+    itemsize: int
+    limit: int
+    most_rows: int = MOST_ROWS
+
+    @property
+    def chunk(self) -> int:
+        """For one of the tensors that are held only for a moment: neurons, keys and scores, logits."""
+        return min(2**25, self.limit // 24)
+
+    @property
+    def row(self) -> int:
+        """For a row that is carried: its stream, and queries, keys and values in the midst of attention."""
+        attention = self.config.attention
+        heads, kv_heads = (n * attention.d_head for n in (attention.n_heads, attention.kv_heads))
+        return self.itemsize * (9 * self.config.d_model + 5 * heads + 6 * kv_heads)
+
+    @property
+    def mlp_rows(self) -> int:
+        """Rows whose neurons are held at once."""
+        widest = 1 if self.config.mlp is None else self.config.mlp.d_mlp
+        return max(1, min(1024, self.chunk // (self.itemsize * widest)))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the whole model at once."""
+        return max(1, self.chunk // self.token)
+
+    @property
+    def token(self) -> int:
+        """For a token on its way through a plain run, beside what is kept."""
+        config, attention = self.config, self.config.attention
+        d_mlp = 0 if config.mlp is None else config.mlp.d_mlp
+        return self.itemsize * (8 * config.d_model + 4 * d_mlp + 4 * attention.n_heads * attention.d_head)
+
+    def split(self, plan: Plan, need: Need, *, logits_of: int | None) -> tuple[list[Entry | PlainCells], list[range]]:
+        """A plan's items, in pieces that fit, and the jobs: which of them run together.
+
+        Args:
+            plan: What runs.
+            need: What is kept for it.
+            logits_of: Positions whose logits a plain run gives; None for all.
+
+        Raises:
+            TooLargeError: One cell does not fit.
+        """
+        items: list[Entry | PlainCells] = []
+        jobs: list[range] = []
+        held, rows = self._fixed(plan), 0
+        job_prompts: set[int] = set()
+        for item, kept in self._pieces(plan, need, logits_of):
+            size = self._size(plan, item, logits_of)
+            new = 0 if item.prompt in job_prompts else kept
+            carried = len(item.cells) * item.carried if isinstance(item, Entry) else 0
+            full = held + size + new > self.limit or rows + carried > self.most_rows
+            if not jobs or (full and len(jobs[-1])) or isinstance(item, PlainCells):
+                jobs.append(range(len(items), len(items)))
+                held, rows, job_prompts, new = self._fixed(plan), 0, set(), kept
+            items.append(item)
+            job_prompts.add(item.prompt)
+            held, rows = held + size + new, rows + carried
+            jobs[-1] = range(jobs[-1].start, len(items))
+        return items, jobs
+
+    def _pieces(self, plan: Plan, need: Need, logits_of: int | None) -> Iterator[tuple[Entry | PlainCells, int]]:
+        """Each item in pieces that fit, with what must be kept for its prompt."""
+        kept: dict[int, int] = {}
+        of_prompt: dict[int, list[Entry | PlainCells]] = {}
+        for item in plan.items:
+            of_prompt.setdefault(item.prompt, []).append(item)
+        for prompt, together in of_prompt.items():
+            needs, length = need.of(plan.grid, together), plan.grid.scene.lengths[prompt]
+            kept[prompt] = sum(need.bytes(names, length, self.itemsize) for names in needs)
+        for item in plan.items:
+            room = self.limit - self._fixed(plan) - kept[item.prompt]
+            each = self._size(plan, replace(item, cells=item.cells[:1]), logits_of)
+            most = room // each
+            if isinstance(item, Entry):
+                most = min(most, self.most_rows // item.carried) or min(1, most)
+            if most < 1:
+                needed = self.limit - room + each
+                raise TooLargeError(
+                    f"max_memory must hold one cell at least, which takes {needed / 1e6:.1f} MB here, "
+                    f"{kept[item.prompt] / 1e6:.1f} MB of it for the unpatched runs of a prompt, got "
+                    f"{self.limit / 1e6:.1f} MB; raise it, or take shorter prompts"
+                )
+            for piece in item.pieces(most):
+                yield piece, kept[item.prompt]
+
+    def _size(self, plan: Plan, item: Entry | PlainCells, logits_of: int | None) -> int:
+        length = plan.grid.scene.lengths[item.prompt]
+        if isinstance(item, Entry):
+            return len(item.cells) * item.carried * self.row
+        logits = (length if logits_of is None else logits_of) * self.config.vocab_out
+        return len(item.cells) * (length * self.token + 4 * self.itemsize * logits)
+
+    def _fixed(self, plan: Plan) -> int:
+        """Held for a moment at any time, whatever the job."""
+        longest = max(plan.grid.scene.lengths, default=0)
+        square = self.itemsize * self.config.attention.n_heads * longest**2
+        derived = any(axis in plan.grid.labels for axis in ("q_pos", "k_pos")) or any(
+            site in ("pattern", "attn_scores") for site in plan.grid.question.sites
+        )
+        return 8 * self.chunk + self.token * min(longest, max(longest, self.tokens)) + (6 * square if derived else 0)

@@ -1,0 +1,106 @@
+"""From the stream behind the last block to the metric of each cell.
+
+A metric that looks at some tokens' logits reads only their columns of `W_U`; one that needs all logits gets them in
+chunks of rows, which are never kept. What no row of a cell has changed is taken from the unpatched run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.hooked_transformer import HookedTransformer
+from pellucid.model.norms import widened
+from pellucid.patching.runs import PromptRun
+from pellucid.patching.walk import Group
+from pellucid.tasks.metrics import RowMetric, TokenMetric
+from pellucid.tasks.pairs import Pairs
+
+LOGITS = 2**23
+"""Logits that are held at once: 32 MB of float32."""
+
+
+class Readout:
+    """Makes the metric of cells from their last stream.
+
+    Args:
+        model: Whose unembedding reads it.
+        metric: A metric of rows.
+        pairs: The prompts.
+        last: The stream behind the last block of the clean runs, for metrics that compare with them; by prompt.
+    """
+
+    def __init__(
+        self, model: HookedTransformer, metric: RowMetric, pairs: Pairs, last: Mapping[int, Tensor] | None = None
+    ) -> None:
+        self.model, self.metric, self.last = model, metric, last
+        self.rows, self.targets = metric.rows(pairs), metric.targets(pairs)
+        self.found: list[tuple[Int[Tensor, " cell"], Float[Tensor, " cell"]]] = []
+        self._unpatched: dict[int, Tensor] = {}
+
+    def unpatched(self, run: PromptRun) -> Float[Tensor, " row"]:
+        """The metric of each of its rows in a prompt's unpatched run."""
+        if run.index not in self._unpatched:
+            self._unpatched[run.index] = self._of_rows(run)
+        return self._unpatched[run.index]
+
+    def of_run(self, run: PromptRun) -> float:
+        """The metric of a run that is not patched."""
+        return float(self._of_rows(run).mean())
+
+    def finish(self, group: Group) -> None:
+        """Takes the last stream of some cells."""
+        run = group.run
+        rows = self._rows(run.index)
+        changed = [at for at, row in enumerate(rows) if row in set(group.rows)]
+        places = {row: at for at, row in enumerate(group.rows)}
+        x = group.x[:, [places[rows[at]] for at in changed]]
+        scores = self.unpatched(run).expand(len(group.cells), -1).clone()
+        scores[:, changed] = self._scores(run.index, x, changed)
+        self.found.append((group.cells, scores.mean(1)))
+
+    def _of_rows(self, run: PromptRun) -> Float[Tensor, " row"]:
+        rows = self._rows(run.index)
+        return self._scores(run.index, last_stream(run)[rows][None], range(len(rows)))[0]
+
+    def _rows(self, prompt: int) -> list[int]:
+        return [row for row in self.rows[prompt].tolist() if row >= 0]
+
+    def _scores(
+        self, prompt: int, x: Float[Tensor, "cell row d_model"], at: Sequence[int]
+    ) -> Float[Tensor, "cell row"]:
+        """The metric of some of a prompt's rows, told by their place among the metric's."""
+        normed = self.model.ln_final(x)
+        targets = self.targets[prompt, list(at)].to(x.device)
+        if isinstance(self.metric, TokenMetric) and not self.metric.needs_log_z:
+            picked = self._picked(normed, targets)
+            scores = self.metric.combine(picked.flatten(0, 1), targets.repeat(len(x), 1), None)
+            return scores.view(len(x), -1)
+        found = []
+        reference = self._reference(prompt, at)
+        for part in normed.split(max(1, LOGITS // (len(at) * self.model.config.vocab_out))):
+            logits = self.model.unembed(part).flatten(0, 1)
+            beside = None if reference is None else reference.repeat(len(part), 1)
+            found.append(self.metric.score(logits, targets.repeat(len(part), 1), beside).view(len(part), -1))
+        return torch.cat(found)
+
+    def _picked(
+        self, normed: Float[Tensor, "cell row d_model"], targets: Int[Tensor, "row n"]
+    ) -> Float[Tensor, "cell row n"]:
+        """The logits of some tokens alone."""
+        unembed, ids = self.model.unembed, targets.clamp(min=0)
+        columns = unembed.W_U.T[ids]
+        logits = torch.einsum("crm,rnm->crn", normed, columns)
+        return widened(logits if unembed.b_U is None else logits + unembed.b_U[ids])
+
+    def _reference(self, prompt: int, at: Sequence[int]) -> Float[Tensor, "row d_vocab"] | None:
+        if not self.metric.needs_reference or self.last is None:
+            return None
+        rows = [self._rows(prompt)[i] for i in at]
+        return self.model.unembed(self.model.ln_final(self.last[prompt][rows]))
+
+
+def last_stream(run: PromptRun) -> Float[Tensor, "pos d_model"]:
+    """The unpatched stream behind the last block."""
+    return run.old("resid_post", run.model.config.n_layers - 1)

@@ -1,0 +1,1 @@
+"""What a behaviour is measured on: pairs of prompts, and the number that says how much of it is there."""
