@@ -813,6 +813,29 @@ class TestSignificant:
         made.save(tmp_path / "a.nc")
         assert same(Measurement.load(tmp_path / "a.nc"), made)
 
+    @pytest.mark.parametrize("direction", ["denoise", "noise"])
+    def test_of_patched_runs_it_is_the_effect_that_is_tested(self, direction):
+        made = patched(prompts=12, direction=direction)
+        found = made.significant(0.01)
+        assert same(found, made.effect().significant(0.01))
+        assert found.name == "logit difference, effect"
+        silent = patched(prompts=12, direction=direction)
+        base = {"denoise": "corrupted", "noise": "clean"}[direction]
+        flat = silent.dataset[base].values[:, None, None] * np.ones(silent.shape)
+        unmoved = measurement(
+            flat + 1e-3 * np.resize([1, -1], (12, 1, 1)),
+            silent.dims,
+            unit="logits",
+            record=silent.record,
+            variables={name: ("prompt", silent.dataset[name].values) for name in ("clean", "corrupted")},
+        )
+        assert np.isnan(unmoved.significant(0.01).values).all()
+
+    def test_fractions_of_noised_runs_which_are_1_where_nothing_changes_are_refused(self):
+        with pytest.raises(ArgumentError, match="got fractions of noised runs.*take .effect().significant()"):
+            patched(direction="noise").normalised().significant()
+        assert patched(direction="denoise", prompts=12).normalised().significant().unit == "fraction"
+
     def test_a_further_mean_forgets_it(self):
         found = scores(prompts=12).significant(0.9).mean("layer")
         assert list(found.dataset.data_vars) == ["value"]

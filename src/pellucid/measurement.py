@@ -27,6 +27,8 @@ __all__ = ["UNITS", "Measurement"]
 
 SURENESS = ("low", "high", "p_value", "p_corrected")
 """Variables that say how sure a mean is; a further mean cannot keep them."""
+BASES = {"denoise": "corrupted", "noise": "clean"}
+"""The variable that holds the unpatched run's metric, by the direction in which runs are patched."""
 
 
 class Measurement(Frame):
@@ -110,7 +112,7 @@ class Measurement(Frame):
             ArgumentError: None is named, and the record does not say which.
         """
         direction = self._record.settings.get("direction")
-        base = {"denoise": "corrupted", "noise": "clean"}.get(str(direction)) if base is None else base
+        base = BASES.get(str(direction)) if base is None else base
         if base is None:
             raise ArgumentError(
                 f"base must be named where the record has no direction, got {direction}; name a variable"
@@ -157,6 +159,8 @@ class Measurement(Frame):
     def significant(self, alpha: float = 0.05, *, correction: str = "fdr", seed: int = 0) -> "Measurement":
         """The mean over prompts, of those cells alone that differ from zero after correction for there being many.
 
+        Of the metric of patched runs, it is the effect that is tested: what differs from the unpatched run.
+
         Args:
             alpha: The share of false finds that is put up with (`"fdr"`), or the probability of any (`"max"`).
             correction: ``"fdr"``: Benjamini and Hochberg; each cell's own p value. ``"max"``: the max-statistic, with
@@ -168,7 +172,7 @@ class Measurement(Frame):
 
         Raises:
             UnknownNameError: An unknown correction; no prompts, where they are needed.
-            ArgumentError: `alpha` is not between 0 and 1.
+            ArgumentError: `alpha` is not between 0 and 1; fractions of which 1, not 0, is the unpatched run.
 
         Warns:
             MisreadWarning: Nothing was found, and nothing could have been: there are too few prompts.
@@ -178,6 +182,15 @@ class Measurement(Frame):
             raise UnknownNameError(f"correction must be fdr or max, got {correction!r}{nearest(correction, known)}")
         if not 0 < alpha < 1:
             raise ArgumentError(f"alpha must lie between 0 and 1, got {alpha}; 0.05 is usual")
+        settings = self._record.settings
+        if settings.get("direction") == "noise" and "normalised" in settings:
+            raise ArgumentError(
+                "what is tested must be 0 where nothing changes, got fractions of noised runs, which are 1 there; "
+                "take .effect().significant()"
+            )
+        base = BASES.get(str(settings.get("direction")))
+        if base in self._dataset and "prompt" in self.dims:
+            return self.effect(base).significant(alpha, correction=correction, seed=seed)
         if correction == "max" or "p_value" not in self._dataset:
             check_axis(self._dataset, "prompt")
         found = self.mean("prompt", seed=seed) if "prompt" in self.dims else self

@@ -1,6 +1,6 @@
 """Exact causal experiments in bulk: patch every layer, position, head or neuron, and measure what changes.
 
-The functions are imported at once, not when they are first used: two of them are named as the files that they come from.
+The functions are imported at once, not when they are first used: two of them are named as files of this folder are.
 """
 
 from pellucid.patching.ablation import ablate

@@ -5,7 +5,7 @@ A plan's items become jobs: parts that are run one after the other, and that a j
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pellucid.base.errors import ArgumentError, TooLargeError
 from pellucid.model.config import Config
@@ -114,7 +114,7 @@ class Budget:
             kept[prompt] = sum(need.bytes(names, length, self.itemsize) for names in needs)
         for item in plan.items:
             room = self.limit - self._fixed(plan) - kept[item.prompt]
-            each = self._size(plan, replace(item, cells=item.cells[:1]), logits_of)
+            each = self._size(plan, next(item.pieces(1)), logits_of)
             most = room // each
             if isinstance(item, Entry):
                 most = min(most, self.most_rows // item.carried) or min(1, most)

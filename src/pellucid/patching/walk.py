@@ -1,8 +1,8 @@
 """One pass over the layers for all patches at once: each joins at its own layer, and only what has changed is carried.
 
-A patched run *is* the unpatched one continued from the patch on. All changed rows of all cells lie flat,
-one behind the other, so that each weight matrix is read once a layer and norms, queries, keys, values, outputs and MLPs are
-one product each for the whole sweep. Attention alone goes group by group: cells of one prompt whose changed rows begin
+A patched run *is* the unpatched one continued from the patch on. All changed rows of all cells lie flat, one behind the
+other, so that each weight matrix is read once a layer, and norms, queries, keys, values, outputs and MLPs are one
+product each for the whole sweep. Attention alone goes group by group: cells of one prompt whose changed rows begin
 alike attend to the unpatched run's keys before them and to their own.
 """
 
