@@ -235,8 +235,8 @@ class Attention(Part):
 
 
 def pattern_of(
-    scores: Float[Tensor, "batch head q_pos k_pos"], *, all_see: bool = False
-) -> Float[Tensor, "batch head q_pos k_pos"]:
+    scores: Float[Tensor, "*batch head q_pos k_pos"], *, all_see: bool = False
+) -> Float[Tensor, "*batch head q_pos k_pos"]:
     """The softmax of masked scores, taken in max(dtype, float32).
 
     Args:

@@ -68,14 +68,16 @@ def outcome(
     described = [{**job, **split} for job in described]
     if kept is not None:
         kept.begin(described)
+    held = [] if kept is None else [job for job in described if kept.holds(job)]
+    done = sum(experiment.work(items[slice(*job["items"])]) for job in held)
     what = " + ".join(experiment.plan.grid.question.sites)
-    with bar(experiment.work(items), f"patching {what}", shown=progress) as advance:
+    with bar(float(experiment.work(items)), f"patching {what}", done=done, shown=progress) as advance:
 
         def run(job: Mapping[str, Any]) -> dict[str, Tensor]:
             return experiment.job(items[slice(*job["items"])], job["prompts"], advance)
 
-        done = (executor or Local()).map(run, described, journal=kept)
-    return _measurement(experiment, settings, done)
+        results = (executor or Local()).map(run, described, journal=kept)
+    return _measurement(experiment, settings, results)
 
 
 def _split(experiment: Experiment) -> tuple[list[Entry | PlainCells], list[range]]:
@@ -142,9 +144,11 @@ def _identity(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, 
     pairs = experiment.pairs
     tokens = [pairs.clean, pairs.corrupted, pairs.mask, pairs.answer, pairs.wrong, *pairs.positions.values()]
     return {
+        "function": "pellucid.patching",
         **settings,
         "weights": weights_hash(experiment.model),
         "dtype": str(experiment.model.dtype),
+        "device": experiment.model.device.type,
         "tokens": hashed([x for x in tokens if x is not None]),
     }
 
