@@ -70,7 +70,7 @@ def patch(
     \b
     Example:
         pellucid patch --model toy-induction --site z --over layer,head \\
-            --clean "5 9 7 5" --corrupted "5 8 7 5" --answer 9 --wrong 8
+            --clean "5 9 7 3 5 9" --corrupted "5 9 4 3 5 9" --answer 7 --wrong 4
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     from pellucid.patching import plan, sweep
 

@@ -17,7 +17,7 @@ from pellucid.model.block import Block
 from pellucid.model.mlp import MLP
 from pellucid.model.positional import rotate
 from pellucid.patching.plan import Entry
-from pellucid.patching.runs import OtherRun, PromptRun
+from pellucid.patching.runs import OtherRun, PromptRun, span
 from pellucid.patching.sites import axes_of, taken
 
 Rows: TypeAlias = Float[Tensor, "cell row d_model"]
@@ -34,25 +34,25 @@ def prepared(run: PromptRun, entry: Entry) -> Rows:
 def _stream(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """Before the layer: the embedding's parts, and the stream itself."""
     if entry.site == "resid_pre":
-        return run.new("resid_pre", entry.layer)[list(entry.rows)][None]
-    parts = [run.new(entry.site, None)[list(entry.rows)]]
+        return run.new("resid_pre", entry.layer)[span(entry.rows)][None]
+    parts = [run.new(entry.site, None)[span(entry.rows)]]
     other = "pos_embed" if entry.site == "embed" else "embed"
     if "hook_pos_embed" in run.model.hook_dict:
-        parts.append(run.old(other, None)[list(entry.rows)])
+        parts.append(run.old(other, None)[span(entry.rows)])
     return sum(parts[1:], parts[0])[None]
 
 
 def _mid(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """Between attention and MLP."""
-    x = run.new(entry.site, entry.layer)[list(entry.rows)]
+    x = run.new(entry.site, entry.layer)[span(entry.rows)]
     if entry.site == "attn_out":
-        x = block.joined(run.old("resid_pre", entry.layer)[list(entry.rows)], x)
+        x = block.joined(run.old("resid_pre", entry.layer)[span(entry.rows)], x)
     return x[None]
 
 
 def _mlp(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """What the MLP reads and writes as a whole, and the stream behind it."""
-    rows, layer, mlp = list(entry.rows), entry.layer, cast(MLP, block.mlp)
+    rows, layer, mlp = span(entry.rows), entry.layer, cast(MLP, block.mlp)
     if entry.site == "resid_post":
         return run.new("resid_post", layer)[rows][None]
     if entry.site == "mlp_out" or isinstance(run.values, OtherRun):  # another run's MLP has read its own input
@@ -66,7 +66,7 @@ def _mlp(run: PromptRun, entry: Entry, block: Block) -> Rows:
 
 def _neurons(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """What neurons write changes by as much as they do."""
-    rows, layer, mlp = list(entry.rows), entry.layer, cast(MLP, block.mlp)
+    rows, layer, mlp = span(entry.rows), entry.layer, cast(MLP, block.mlp)
     new, old = run.new(entry.site, layer)[rows], run.old("post", layer)[rows]
     if entry.site == "pre":
         new = mlp.activated(new, None if mlp.W_gate is None else run.old("pre_linear", layer)[rows])
@@ -75,7 +75,7 @@ def _neurons(run: PromptRun, entry: Entry, block: Block) -> Rows:
     change, x = new - old, run.old("resid_post", layer)[rows]
     if entry.ids is None:
         return (x + change @ mlp.W_out)[None]
-    ids = torch.from_numpy(entry.ids).to(x.device)
+    ids = span(entry.ids)
     if entry.together:
         return (x + change[:, ids] @ mlp.W_out[ids])[None]
     return torch.addcmul(x[None], change[:, ids].T[..., None], mlp.W_out[ids][:, None])
@@ -83,7 +83,7 @@ def _neurons(run: PromptRun, entry: Entry, block: Block) -> Rows:
 
 def _heads(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """What heads write, and what they gather for it."""
-    rows = list(entry.rows)
+    rows = span(entry.rows)
     if entry.site == "z" or isinstance(run.values, OtherRun):
         change = run.new("z", entry.layer)[rows] - run.old("z", entry.layer)[rows]
         return _written(run, entry, block.attn, change, entry.ids)
@@ -96,7 +96,7 @@ def _attention(run: PromptRun, entry: Entry, block: Block) -> Rows:
 
     A head sees nothing of what is patched in another one, so that this serves every choice of heads.
     """
-    attn, rows, end = block.attn, list(entry.rows), run.end + 1
+    attn, rows, end = block.attn, span(entry.rows), run.end + 1
     taken = {name: run.taken(name, entry.layer) for name in "qkv"}
     for name, new in _read_anew(run, entry, block).items():
         if entry.pos is not None:
@@ -104,7 +104,7 @@ def _attention(run: PromptRun, entry: Entry, block: Block) -> Rows:
             patched[entry.pos] = new[entry.pos]
             new = patched
         taken[name] = new
-    z = attn.attend(taken["q"][rows][None], taken["k"][None, :end], taken["v"][None, :end], run.visible(rows))[0]
+    z = attn.attend(taken["q"][rows][None], taken["k"][None, :end], taken["v"][None, :end], run.visible(entry.rows))[0]
     return _written(run, entry, attn, z - run.old("z", entry.layer)[rows], entry.ids)
 
 
@@ -133,7 +133,7 @@ def _edited(run: PromptRun, site: str, layer: int, block: Block, changed: str) -
 
 def _pattern(run: PromptRun, entry: Entry, block: Block) -> Rows:
     """Scores and patterns: chosen, never subtracted, since −∞ minus −∞ is nothing."""
-    rows, attn = list(entry.rows), block.attn
+    rows, attn = span(entry.rows), block.attn
     new, old = (part(entry.site, entry.layer)[:, rows] for part in (run.new, run.old))
     if entry.keys is None:
         return _written(run, entry, attn, _gathered(run, entry, new), entry.ids)
@@ -151,7 +151,7 @@ def _gathered(run: PromptRun, entry: Entry, x: Float[Tensor, "head row k_pos"]) 
     """By how much what each head gathers changes, with these scores or this pattern."""
     pattern = pattern_of(x) if entry.site == "attn_scores" else x
     z = run.model.blocks[entry.layer].attn.mixed(pattern[None], run.old("v", entry.layer)[None])[0]
-    return z - run.old("z", entry.layer)[list(entry.rows)]
+    return z - run.old("z", entry.layer)[span(entry.rows)]
 
 
 def _written(run: PromptRun, entry: Entry, attn: Attention, change: Float[Tensor, "row head d_head"], ids: Ids) -> Rows:
@@ -163,11 +163,11 @@ def _summed(run: PromptRun, entry: Entry, by_head: Float[Tensor, "head row d_mod
     """The same from what each head writes, by the heads of each cell."""
     block = run.model.blocks[entry.layer]
     between = "resid_post" if block.mlp is None else "resid_mid"
-    x = run.old(between, entry.layer)[list(entry.rows)]
+    x = run.old(between, entry.layer)[span(entry.rows)]
     if "kv_head" in axes_of(entry.site):
         by_head = by_head.unflatten(0, (block.attn.config.kv_heads, -1)).sum(1)
     if ids is not None:
-        by_head = by_head[torch.from_numpy(ids).to(by_head.device)]
+        by_head = by_head[span(ids)]
     return (x + by_head.sum(0))[None] if entry.together else x + by_head
 
 

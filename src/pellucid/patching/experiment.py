@@ -87,13 +87,8 @@ class Experiment:
         _check(prompts, measured)
         self._walk(runs, [item for item in items if isinstance(item, Entry)], readout, advance)
         found = [] if readout is None else readout.found
-        plainly = Plainly(
-            *(self.model, self.plan.grid, self.metric, self.pairs),
-            freeze=self.plan.grid.question.freeze,
-            reference=lambda prompt: self._logits(self._clean, prompt),
-        )
         for item in (item for item in items if isinstance(item, PlainCells)):
-            values = plainly.cells(runs[item.prompt], item, self.unpatched)
+            values = self._plainly.cells(runs[item.prompt], item, self.unpatched)
             found.append((torch.from_numpy(item.cells), values))
             advance(self._work(item))
         cells = [cells for cells, _ in found]
@@ -160,12 +155,15 @@ class Experiment:
         """The metric of a run that is not patched."""
         if readout is not None:
             return readout.of_run(run)
-        side = side or self.unpatched
-        plainly = Plainly(
+        return float(self._plainly.measured(self._logits(side or self.unpatched, run.index), run.index))
+
+    @property
+    def _plainly(self) -> Plainly:
+        return Plainly(
             *(self.model, self.plan.grid, self.metric, self.pairs),
-            reference=lambda prompt: self._logits(self._clean, prompt),
+            freeze=self.plan.grid.question.freeze,
+            reference=lambda prompt: self._logits(self._clean, prompt)[0],
         )
-        return float(plainly.measured(self._logits(side, run.index), run.index))
 
     def _logits(self, side: Side, prompt: int) -> Float[Tensor, "1 row d_vocab"]:
         """A run's logits at the metric's rows; at all positions for a metric that is a function."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -80,11 +81,10 @@ class PromptRun:
             raise ArgumentError("a run without values to put in cannot be patched, got none; give them")
         return self.remembered(("new", site, layer), lambda: values.value(self, site, layer))
 
-    def visible(self, rows: Sequence[int] | slice) -> Bool[Tensor, "1 1 q_pos k_pos"]:
+    def visible(self, rows: Sequence[int]) -> Bool[Tensor, "1 1 q_pos k_pos"]:
         """Which keys, up to the last position that counts, the queries of some rows see."""
         places = torch.arange(self.length, device=self.model.device)
-        queries = places[rows] if isinstance(rows, slice) else places[list(rows)]
-        return (places[: self.end + 1] <= queries[:, None])[None, None]
+        return (places[: self.end + 1] <= places[span(rows)][:, None])[None, None]
 
     def remembered(self, key: tuple[str, str, int | None], make: Callable[[], Any]) -> Any:
         """What was made for this key, while the entries of one layer come one after the other."""
@@ -103,6 +103,18 @@ class PromptRun:
         places = torch.arange(self.length, device=self.model.device)
         visible = (places <= places[:, None])[None, None]
         return attn.scores(self.taken("q", layer)[None], self.taken("k", layer)[None], visible)[0]
+
+
+def span(indices: Sequence[int] | np.ndarray) -> slice | list[int]:
+    """The same indices, as a slice where they follow each other: that copies nothing, and waits for no device.
+
+    Example:
+        >>> span([2, 3, 4]), span([2, 4])
+        (slice(2, 5, None), [2, 4])
+    """
+    listed = [int(i) for i in indices]
+    follow = listed and listed == list(range(listed[0], listed[0] + len(listed)))
+    return slice(listed[0], listed[-1] + 1) if follow else listed
 
 
 class OtherRun:

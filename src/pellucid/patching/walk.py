@@ -18,7 +18,7 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.block import Block
 from pellucid.patching.entries import prepared
 from pellucid.patching.plan import Entry
-from pellucid.patching.runs import PromptRun
+from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.sites import Place
 
 
@@ -145,7 +145,7 @@ def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], la
     if last:
         places = [[at for at, row in enumerate(group.rows) if row in group.run.wanted] for group in groups]
         parts = zip(groups, _parted(normed, groups), places, strict=True)
-        asking = [replace(group, rows=[group.rows[i] for i in at], x=x[:, at]) for group, x, at in parts]
+        asking = [replace(group, rows=[group.rows[i] for i in at], x=x[:, span(at)]) for group, x, at in parts]
         normed = _flat(asking)
         rotation = model.rotation_at(_places(asking), normed)
     q = attn.queries(normed, rotation)
@@ -195,7 +195,7 @@ def _spread(run: PromptRun, layer: int, member: _Member, rows: Sequence[int]) ->
     n, changed = len(group.cells), len(group.rows)
     whole = changed == run.end + 1 - start
     if whole:
-        own = group.x if len(rows) == changed else group.x[:, [row - start for row in rows]]
+        own = group.x if len(rows) == changed else group.x[:, span([row - start for row in rows])]
         return [own, member.q, member.k, member.v]
     found = []
     for old, new, at in (
@@ -204,7 +204,7 @@ def _spread(run: PromptRun, layer: int, member: _Member, rows: Sequence[int]) ->
         (run.taken("k", layer), member.k, range(start, run.end + 1)),
         (run.taken("v", layer), member.v, range(start, run.end + 1)),
     ):
-        spread = old[list(at)].expand(n, *[-1] * old.ndim).clone()
+        spread = old[span(at)].expand(n, *[-1] * old.ndim).clone()
         if start in at:
             spread[:, : new.shape[1]] = new
         found.append(spread)

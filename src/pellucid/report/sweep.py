@@ -84,8 +84,10 @@ def sweep_page(effect: Measurement, *, model: str, texts: Sequence[tuple[str, st
     settings = effect.record.settings
     cells = largest(effect, SHOWN)
     with unshown():
-        page = Page(f"Patching {' + '.join(settings['site'])} over {' × '.join(effect.dims[1:]) or 'nothing'}")
-        page.text(f"{PUT[settings['direction']]} of {code(model)}, each part alone. {_found(cells, effect.unit)}")
+        lead = f"{PUT[settings['direction']]} of {code(model)}, each part alone. {_found(cells, effect.unit)}"
+        page = Page(
+            f"Patching {' + '.join(settings['site'])} over {' × '.join(effect.dims[1:]) or 'nothing'}", lead=lead
+        )
         _runs(page, effect, texts)
         _pictures(page, effect)
         _table(page, effect, cells)
@@ -121,7 +123,9 @@ def _pictures(page: Page, effect: Measurement) -> None:
     many = f"the mean over {effect.shape[0]} prompts" if effect.shape[0] > 1 else "one prompt"
     page.section("Cell by cell")
     for told, part in _planes(drawn):
-        page.figure(plot(part, title=told), f"{told + ': ' if told else ''}each cell patched alone, {many}; {unit}.")
+        page.figure(
+            plot(part, title=told), f"{f'{told}: each' if told else 'Each'} cell patched alone, {many}; {unit}."
+        )
     left = int(np.prod(drawn.shape[:-2])) - PICTURES if len(drawn.dims) > 2 else 0
     if left > 0:
         page.text(f"{left} more pictures are left out; the numbers are in the file beside this page.")
@@ -153,9 +157,10 @@ def _table(page: Page, effect: Measurement, cells: Sequence[Cell]) -> None:
 
 def _made(effect: Measurement) -> str:
     record = effect.record
-    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value not in ([], None))
+    told = {name: value for name, value in record.settings.items() if value not in ([], None)}
+    settings = ", ".join(f"{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in told.items())
     processing = ", ".join(record.processing) or "none"
     return (
         f"Pellucid {record.version}; model {code(str(record.model))}, processing: {processing}; {record.dtype} on "
-        f"{record.device}. Settings: {code(settings)}."
+        f"{record.device}. Settings: {settings}."
     )
