@@ -124,7 +124,8 @@ def layers_of(site: str, known: Sequence[str]) -> list[int | None]:
     found = [layer for layer in sorted(there) if point(site, layer) in known]
     if not found:
         had = [name for name in KINDS if point(name, None) in known or point(name, 0) in known]
-        raise UnknownNameError(f"site must be one that this model has, got {site!r}{nearest(site, had)}")
+        offered = nearest(site, had) or f"; there is: {', '.join(had)}"
+        raise UnknownNameError(f"site must be one that this model has, got {site!r}{offered}")
     return list(found)
 
 
