@@ -243,7 +243,7 @@ class Decoder(HookedRoot, Weights):
         points = [point for end in ends for name, point in end.named_children() if name.startswith("hook_")]
         points += [self.hook_embed] + ([self.hook_pos_embed] if isinstance(self.config.positions, Learned) else [])
         ours = all(isinstance(part, Part) for part in ends) and all(isinstance(p, HookPoint) for p in points)
-        return ours and not self.board and all(block.in_pieces for block in self.blocks)
+        return ours and not self.board and all(getattr(block, "in_pieces", False) for block in self.blocks)
 
     def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> Rotation:
         if span.positions is not None:

@@ -19,7 +19,7 @@ from pellucid.patching.grid import Question, Scene
 from pellucid.patching.plainly import Metric
 from pellucid.patching.plan import make_plan
 from pellucid.patching.runs import Edited, Side
-from pellucid.patching.sites import FROZEN, check_over, layers_of, site_name
+from pellucid.patching.sites import FROZEN, axes_of, check_over, layers_of, site_name
 from pellucid.tasks.metrics import RowMetric, default_metric
 from pellucid.tasks.pairs import Pairs
 
@@ -89,13 +89,14 @@ class Asked:
                 found[name] = repr(edit)
         if question.groups:
             found["groups"] = {name: [repr(site) for site in sites] for name, sites in question.groups.items()}
-        if "pattern" in question.sites and "k_pos" in question.over:
+        keyed = any(site.k_pos is not None for sites in question.groups.values() for site in sites)
+        if "pattern" in question.sites and (keyed or "k_pos" in question.over):
             found["note"] = NO_SUM
         return found
 
     def _question(self, model: HookedTransformer, pairs: Pairs, metric: Metric) -> Question:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)
-        groups = _groups(self.groups, over, pairs)
+        groups = _groups(self.groups, over, pairs, model)
         sites = _sites(self.site, groups)
         layered = any(layers_of(site, model.hook_names) != [None] for site in sites)
         attention = model.config.attention
@@ -124,7 +125,7 @@ class Asked:
         """The run that is patched, and the other one."""
         clean, corrupted = Side(pairs.clean), Side(pairs.corrupted)
         if self.corrupt is not None:
-            corrupted = Side(pairs.clean, self._corrupting(), self._reached(pairs))
+            corrupted = Side(pairs.clean, self._corrupting(), self._reached(pairs), pairs.lengths)
         if self.by is not None or self.direction == "noise":
             return clean, corrupted
         return corrupted, clean
@@ -148,7 +149,8 @@ class Asked:
             return torch.nn.functional.one_hot(_named(pairs, pos), pairs.mask.shape[1]).bool()
         reached = torch.zeros_like(pairs.mask)
         for row, length in enumerate(pairs.lengths.tolist()):
-            reached[row, torch.arange(length)[[pos] if isinstance(pos, int) else pos]] = True
+            _, index, _ = Site("embed", pos=pos).index((1, length, 1))
+            reached[row, torch.arange(length)[index]] = True
         return reached
 
     def _first(self, pairs: Pairs) -> list[int]:
@@ -189,7 +191,6 @@ def _check_metric(metric: Metric, pairs: Pairs) -> None:
 
 
 def _scene(model: HookedTransformer, pairs: Pairs, metric: Metric, first: Sequence[int]) -> Scene:
-    attention, mlp = model.config.attention, model.config.mlp
     lengths = pairs.lengths.tolist()
     if isinstance(metric, RowMetric):
         wanted = tuple(tuple(sorted({row for row in rows if row >= 0})) for rows in metric.rows(pairs).tolist())
@@ -198,7 +199,7 @@ def _scene(model: HookedTransformer, pairs: Pairs, metric: Metric, first: Sequen
     return Scene(
         n_layers=model.config.n_layers,
         hook_names=tuple(model.hook_names),
-        sizes={"head": attention.n_heads, "kv_head": attention.kv_heads, "neuron": 0 if mlp is None else mlp.d_mlp},
+        sizes=_sizes(model),
         lengths=tuple(lengths),
         first=tuple(first),
         wanted=wanted,
@@ -207,7 +208,7 @@ def _scene(model: HookedTransformer, pairs: Pairs, metric: Metric, first: Sequen
 
 
 def _sites(site: str | Sequence[str] | None, groups: Mapping[str, Sequence[Site]]) -> tuple[str, ...]:
-    named = (site,) if isinstance(site, str) else tuple(site or ())
+    named: tuple[Any, ...] = tuple(site) if isinstance(site, tuple | list) else () if site is None else (site,)
     for name in named:
         if not isinstance(name, str):
             raise ArgumentError(f"site must be the name of an activation, or several, got {name!r}")
@@ -223,7 +224,7 @@ def _sites(site: str | Sequence[str] | None, groups: Mapping[str, Sequence[Site]
 
 
 def _groups(
-    groups: Mapping[str, Site | Sequence[Site]] | None, over: Sequence[str], pairs: Pairs
+    groups: Mapping[str, Site | Sequence[Site]] | None, over: Sequence[str], pairs: Pairs, model: HookedTransformer
 ) -> dict[str, tuple[Site, ...]]:
     if ("group" in over) != bool(groups):
         raise ArgumentError(
@@ -235,12 +236,27 @@ def _groups(
         if not sites or not all(isinstance(site, Site) for site in sites):
             raise ArgumentError(f"a group must be one Site or more, got {sites!r} for {name!r}")
         for site in sites:
-            site_name(site.name)
-            if isinstance(site.pos, str):
-                _named(pairs, site.pos)
+            _check_part(site, pairs, model)
     if set(over) - {"group", "pos", "position", "q_pos"} and found:
         raise ArgumentError(f"over must be group, with pos or position at most, where groups are patched, got {over}")
     return found
+
+
+def _check_part(site: Site, pairs: Pairs, model: HookedTransformer) -> None:
+    """Whether the model, and each prompt, has what a group's site means."""
+    name = site_name(site.name)
+    if isinstance(site.pos, str):
+        _named(pairs, site.pos)
+        site = replace(site, pos=None)
+    sizes: dict[str, int] = {"batch": 1, **_sizes(model)}
+    for length in set(pairs.lengths.tolist()):
+        known = sizes | {"pos": length, "q_pos": length, "k_pos": length}
+        site.index([known.get(axis, 1) for axis in axes_of(name)])
+
+
+def _sizes(model: HookedTransformer) -> dict[str, int]:
+    attention, mlp = model.config.attention, model.config.mlp
+    return {"head": attention.n_heads, "kv_head": attention.kv_heads, "neuron": 0 if mlp is None else mlp.d_mlp}
 
 
 def _named(pairs: Pairs, name: str) -> Tensor:

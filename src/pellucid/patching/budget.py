@@ -3,6 +3,7 @@
 A plan's items become jobs: parts that are run one after the other, and that a journal can hold.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from pellucid.patching.plan import Entry, PlainCells, Plan
 
 MOST_ROWS = 2**14
 """Rows carried in one job on a CPU: beyond, nothing is gained, and less is kept when a sweep is interrupted."""
+CHUNKS = 24
+"""Into so many parts the limit goes; of what is held only for a moment, each tensor has one of them at the most."""
+HELD_CHUNKS = 9
+"""Of these are held at once, at the most."""
+LARGEST_CHUNK = 2**25
 SHARE = 0.5
 """Of the memory that is free, where no bound is given."""
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -47,7 +53,7 @@ class Budget:
     @property
     def chunk(self) -> int:
         """For one of the tensors that are held only for a moment: neurons, keys and scores, logits."""
-        return min(2**25, self.limit // 24)
+        return min(LARGEST_CHUNK, self.limit // CHUNKS)
 
     @property
     def row(self) -> int:
@@ -119,9 +125,9 @@ class Budget:
             if isinstance(item, Entry):
                 most = min(most, self.most_rows // item.carried) or min(1, most)
             if most < 1:
-                needed = self.limit - room + each
+                needed = math.ceil(self._least(self._momentary(plan) + kept[item.prompt] + each) / 1e5) / 10
                 raise TooLargeError(
-                    f"max_memory must hold one cell at least, which takes {needed / 1e6:.1f} MB here, "
+                    f"max_memory must hold one cell at least, which takes {needed:.1f} MB here, "
                     f"{kept[item.prompt] / 1e6:.1f} MB of it for the unpatched runs of a prompt, got "
                     f"{self.limit / 1e6:.1f} MB; raise it, or take shorter prompts"
                 )
@@ -136,10 +142,18 @@ class Budget:
         return len(item.cells) * (length * self.token + 4 * self.itemsize * logits)
 
     def _fixed(self, plan: Plan) -> int:
-        """Held for a moment at any time, whatever the job."""
+        """Held at any time, whatever the job."""
+        return HELD_CHUNKS * self.chunk + self._momentary(plan)
+
+    def _least(self, rest: int) -> float:
+        """The limit that leaves so much beside the chunks that it makes."""
+        return min(rest / (1 - HELD_CHUNKS / CHUNKS), rest + HELD_CHUNKS * LARGEST_CHUNK)
+
+    def _momentary(self, plan: Plan) -> int:
+        """Held while a prompt runs by itself, and while scores are patched."""
         longest = max(plan.grid.scene.lengths, default=0)
         square = self.itemsize * self.config.attention.n_heads * longest**2
         derived = any(axis in plan.grid.labels for axis in ("q_pos", "k_pos")) or any(
             site in ("pattern", "attn_scores") for site in plan.grid.question.sites
         )
-        return 8 * self.chunk + self.token * min(longest, max(longest, self.tokens)) + (6 * square if derived else 0)
+        return self.token * longest + (6 * square if derived else 0)

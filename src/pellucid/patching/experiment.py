@@ -125,15 +125,16 @@ class Experiment:
         scene = self.plan.grid.scene
         parts = [side.of(list(prompts)) for side, prompts in sides]
         edits = [edit for _, edit in parts if edit is not None]
-        edit = None
+        every, edit = [prompt for _, part in sides for prompt in part], None
+        lengths = [scene.lengths[prompt] for prompt in every]
         if edits:
             reached = [torch.zeros_like(tokens, dtype=torch.bool) if e is None else e.reached for tokens, e in parts]
-            edit = AtPositions(edits[0].edit, torch.cat(reached), [prompt for _, part in sides for prompt in part])
+            edit = AtPositions(edits[0].edit, torch.cat(reached), every, lengths)
         kept = read(
             self.model,
             torch.cat([tokens for tokens, _ in parts]),
             list(dict.fromkeys(names)),
-            [scene.lengths[prompt] for _, part in sides for prompt in part],
+            lengths,
             at_once=self.budget.tokens,
             edit=edit,
         )

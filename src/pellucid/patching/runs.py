@@ -172,11 +172,18 @@ class AtPositions(Edit):
         edit: With a site whose `pos` is not told.
         reached: True at the positions that are edited.
         prompts: The number of each row's prompt.
+        lengths: Tokens of each row; what is behind them is padding.
     """
 
-    def __init__(self, edit: Edit, reached: Bool[Tensor, "batch pos"], prompts: Sequence[int]) -> None:
+    def __init__(
+        self, edit: Edit, reached: Bool[Tensor, "batch pos"], prompts: Sequence[int], lengths: Sequence[int]
+    ) -> None:
         super().__init__(edit.site)
-        self.edit, self.reached, self.prompts = edit, reached, prompts
+        self.edit, self.reached, self.prompts, self.lengths = edit, reached, prompts, lengths
+
+    def rows(self, here: slice) -> "AtPositions":
+        """The edit of some rows."""
+        return AtPositions(self.edit, self.reached[here], self.prompts[here], self.lengths[here])
 
     def resolve(self, model: Any) -> dict[str, Edit]:
         """One for each point."""
@@ -188,9 +195,11 @@ class AtPositions(Edit):
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation with those positions edited."""
-        rows = [for_prompt(self.edit, prompt).apply(row[None]) for prompt, row in zip(self.prompts, x, strict=True)]
-        reached = self.reached.to(x.device).view(*self.reached.shape, *[1] * (x.ndim - 2))
-        return torch.where(reached, torch.cat(rows), x)
+        edited = x.clone()
+        for row, prompt, length in zip(edited, self.prompts, self.lengths, strict=True):
+            row[:length] = for_prompt(self.edit, prompt).apply(row[None, :length])[0]
+        reached = self.reached[:, : x.shape[1]].to(x.device)
+        return torch.where(reached.view(*reached.shape, *[1] * (x.ndim - 2)), edited, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,12 +210,14 @@ class Side:
     edit: Edit | None = None
     """Made in it, at the positions that are reached."""
     reached: Bool[Tensor, "batch pos"] | None = None
+    lengths: Int[Tensor, " batch"] | None = None
 
     def of(self, prompts: Sequence[int]) -> tuple[Int[Tensor, "batch pos"], AtPositions | None]:
         """The tokens of some prompts, and what is edited in their runs."""
-        if self.edit is None or self.reached is None:
+        if self.edit is None or self.reached is None or self.lengths is None:
             return self.tokens[prompts], None
-        return self.tokens[prompts], AtPositions(self.edit, self.reached[prompts], prompts)
+        lengths = self.lengths[prompts].tolist()
+        return self.tokens[prompts], AtPositions(self.edit, self.reached[prompts], prompts, lengths)
 
 
 def read(
@@ -234,7 +245,7 @@ def read(
     size = max(1, at_once // max(1, tokens.shape[1]))
     for first in range(0, len(tokens), size):
         here = slice(first, first + size)
-        edits = [] if edit is None else [AtPositions(edit.edit, edit.reached[here], edit.prompts[here])]
+        edits = [] if edit is None else [edit.rows(here)]
         done = model.run(
             tokens[here].to(model.device),
             reads=list(names),

@@ -36,7 +36,7 @@ class Pairs:
     """True at real tokens."""
     answer: Int[Tensor, "batch k"] | None = None
     """Right answers; a row with fewer of them is filled with -1."""
-    wrong: Int[Tensor, "batch k"] | None = None
+    wrong: Int[Tensor, "batch k_wrong"] | None = None
     """Wrong answers, likewise."""
     positions: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     """Positions by name, for each prompt; `end` is each one's own last token."""
