@@ -26,7 +26,7 @@ def ablate(
     model: HookedTransformer,
     prompts: Pairs | Tensor | str | Sequence[Any],
     *,
-    site: str | Sequence[str] | None = None,
+    site: str | Site | Sequence[str | Site] | None = None,
     over: str | Sequence[str],
     by: Edit,
     groups: Mapping[str, Site | Sequence[Site]] | None = None,

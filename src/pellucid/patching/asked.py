@@ -32,7 +32,7 @@ MOST_ROWS_ON_CUDA = 2**18
 class Asked:
     """The arguments of a sweep or an ablation, as the caller gave them."""
 
-    site: str | Sequence[str] | None
+    site: str | Site | Sequence[str | Site] | None
     over: str | Sequence[str]
     groups: Mapping[str, Site | Sequence[Site]] | None = None
     metric: Metric | None = None
@@ -77,7 +77,7 @@ class Asked:
         """What a record must tell: all that the numbers depend on beside model and prompts."""
         question = experiment.plan.grid.question
         found: dict[str, Any] = {
-            "site": list(question.sites),
+            "site": [_told(name, question.parts.get(name)) for name in question.sites],
             "over": list(question.over),
             "metric": repr(experiment.metric) if isinstance(experiment.metric, RowMetric) else _said(experiment.metric),
             "direction": self.direction,
@@ -97,7 +97,10 @@ class Asked:
     def _question(self, model: HookedTransformer, pairs: Pairs, metric: Metric) -> Question:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)
         groups = _groups(self.groups, over, pairs, model)
-        sites = _sites(self.site, groups)
+        sites, parts = _sites(self.site, groups)
+        for part in parts.values():
+            _check_part(part, pairs, model)
+            _check_told_once(part, over)
         layered = any(layers_of(site, model.hook_names) != [None] for site in sites)
         attention = model.config.attention
         check_over(over, sites, layered=layered, grouped=attention.kv_heads != attention.n_heads)
@@ -110,6 +113,7 @@ class Asked:
         return Question(
             sites=sites,
             over=over,
+            parts=parts,
             groups=groups,
             causal=self.by is None,
             freeze=freeze,
@@ -207,12 +211,19 @@ def _scene(model: HookedTransformer, pairs: Pairs, metric: Metric, first: Sequen
     )
 
 
-def _sites(site: str | Sequence[str] | None, groups: Mapping[str, Sequence[Site]]) -> tuple[str, ...]:
-    named: tuple[Any, ...] = tuple(site) if isinstance(site, tuple | list) else () if site is None else (site,)
-    for name in named:
-        if not isinstance(name, str):
-            raise ArgumentError(f"site must be the name of an activation, or several, got {name!r}")
-    found = tuple(dict.fromkeys(site_name(name) for name in named))
+def _sites(
+    site: str | Site | Sequence[str | Site] | None, groups: Mapping[str, Sequence[Site]]
+) -> tuple[tuple[str, ...], dict[str, Site]]:
+    """The names of what is patched, and to what each is narrowed."""
+    given: tuple[Any, ...] = tuple(site) if isinstance(site, tuple | list) else () if site is None else (site,)
+    found: dict[str, Site | None] = {}
+    for each in given:
+        if not isinstance(each, str | Site):
+            raise ArgumentError(f"site must be the name of an activation, a Site, or several, got {each!r}")
+        name = site_name(each if isinstance(each, str) else each.name)
+        if name in found:
+            raise ArgumentError(f"site must name each activation once, got {name} twice; make them groups")
+        found[name] = each if isinstance(each, Site) else None
     theirs = {site_name(part.name) for sites in groups.values() for part in sites}
     if groups and found and set(found) != theirs:
         raise ArgumentError(
@@ -220,7 +231,20 @@ def _sites(site: str | Sequence[str] | None, groups: Mapping[str, Sequence[Site]
         )
     if not groups and not found:
         raise ArgumentError("site must name what is patched, got none; such as site='resid_pre'")
-    return found or tuple(sorted(theirs))
+    return tuple(found) or tuple(sorted(theirs)), {name: part for name, part in found.items() if part is not None}
+
+
+def _check_told_once(part: Site, over: Sequence[str]) -> None:
+    """Whether what narrows a site is not an axis of the cells as well; layers may be both."""
+    for axis in ("pos", "q_pos", "k_pos", "head", "kv_head", "neuron"):
+        named = {"pos": {"pos", "position"}, "kv_head": {"kv_head", "head"}}.get(axis, {axis})
+        if getattr(part, axis) is not None and named & set(over):
+            raise ArgumentError(f"{axis} must be told by site or by over, got both: {part!r} over {', '.join(over)}")
+
+
+def _told(name: str, part: Site | None) -> str:
+    told = {axis: getattr(part, axis, None) for axis in ("layer", "pos", "q_pos", "k_pos", "head", "kv_head", "neuron")}
+    return " ".join([name, *(f"{axis} {value}" for axis, value in told.items() if value is not None)])
 
 
 def _groups(

@@ -42,6 +42,8 @@ class Question:
 
     sites: tuple[str, ...]
     over: tuple[str, ...]
+    parts: Mapping[str, Site] = field(default_factory=dict)
+    """To what some of the sites are narrowed: layers, positions, heads."""
     groups: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     causal: bool = True
     """Whether the values put in are those of another run at the same place, so that equal beginnings may be skipped."""
@@ -76,7 +78,20 @@ class Grid:
 
     def __init__(self, question: Question, scene: Scene) -> None:
         self.question, self.scene = question, scene
-        self.labels: dict[str, tuple[Label, ...]] = {axis: _labels(axis, question, scene) for axis in question.over}
+        self.labels: dict[str, tuple[Label, ...]] = {axis: self._labels(axis) for axis in question.over}
+
+    def _labels(self, axis: str) -> tuple[Label, ...]:
+        scene, question = self.scene, self.question
+        if axis == "layer":
+            found = [set(self.layers[site]) for site in question.sites]
+            return tuple(sorted(layer for layer in set.intersection(*found) if layer is not None))
+        if axis == "position":
+            return tuple(scene.positions)
+        if axis == "group":
+            return tuple(question.groups)
+        if axis in ("pos", "q_pos", "k_pos"):
+            return tuple(range(max(scene.lengths, default=0)))
+        return tuple(range(scene.sizes[axis]))
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -134,7 +149,8 @@ class Grid:
     def layers(self) -> dict[str, list[int | None]]:
         """The layers that have each site; [None] for one outside the blocks."""
         named = {site_name(site.name) for sites in self.question.groups.values() for site in sites}
-        return {site: layers_of(site, self.scene.hook_names) for site in (*self.question.sites, *named)}
+        there = {site: layers_of(site, self.scene.hook_names) for site in (*self.question.sites, *named)}
+        return there | {site: self._chosen(part, there[site]) for site, part in self.question.parts.items()}
 
     def cell(self, flat: int) -> tuple[int, dict[str, Label]]:
         """The prompt and the labels of a cell."""
@@ -149,13 +165,13 @@ class Grid:
         return None if row is None else int(row)
 
     def _part(self, site: str, prompt: int, where: Mapping[str, Label]) -> Site:
-        axes = axes_of(site)
-        row = self.row(prompt, where)
-        picked: dict[str, Any] = {"q_pos" if "q_pos" in axes else "pos": row}
+        axes, row = axes_of(site), self.row(prompt, where)
+        picked: dict[str, Any] = {} if row is None else {"q_pos" if "q_pos" in axes else "pos": row}
         for axis in INNER:
             if axis in where:
                 picked["kv_head" if axis == "head" and "kv_head" in axes else axis] = where[axis]
-        return Site(axes_name(site), **picked)
+        narrowed = self.question.parts.get(site, Site(axes_name(site)))
+        return replace(self._placed(narrowed, prompt, {}), **picked)
 
     def _placed(self, site: Site, prompt: int, where: Mapping[str, Label]) -> Site:
         """A group's own site, its named position made a number; the row's position in all of its sites."""
@@ -164,13 +180,16 @@ class Grid:
         return replace(site, name=axes_name(site_name(site.name)), layer=None, pos=pos if row is None else row)
 
     def _group_layers(self, site: Site) -> list[int | None]:
-        there = self.layers[site_name(site.name)]
+        return self._chosen(site, self.layers[site_name(site.name)])
+
+    def _chosen(self, site: Site, there: list[int | None]) -> list[int | None]:
+        """The layers that a site means, of those that have it."""
         if site.layer is None:
             return there
         wanted: Any = site.layer if isinstance(site.layer, list) else [site.layer]
         wanted = [layer + self.scene.n_layers if layer < 0 else layer for layer in wanted]
         if not set(wanted) <= set(there):
-            raise ArgumentError(f"the layers of a group's site must be some of {there}, got {site!r}")
+            raise ArgumentError(f"layers of a site must be some of {_listed(there)}, got {site!r}")
         return wanted
 
 
@@ -179,15 +198,5 @@ def axes_name(site: str) -> str:
     return site.rpartition(".")[2]
 
 
-def _labels(axis: str, question: Question, scene: Scene) -> tuple[Label, ...]:
-    if axis == "layer":
-        found = [set(layers_of(site, scene.hook_names)) for site in question.sites]
-        together: Sequence[Any] = sorted(layer for layer in set.intersection(*found) if layer is not None)
-        return tuple(together)
-    if axis == "position":
-        return tuple(scene.positions)
-    if axis == "group":
-        return tuple(question.groups)
-    if axis in ("pos", "q_pos", "k_pos"):
-        return tuple(range(max(scene.lengths, default=0)))
-    return tuple(range(scene.sizes[axis]))
+def _listed(layers: Sequence[int | None]) -> str:
+    return "none, since it lies outside the layers" if None in layers else ", ".join(map(str, layers))

@@ -26,7 +26,7 @@ def sweep(
     model: HookedTransformer,
     pairs: Pairs | Task,
     *,
-    site: str | Sequence[str] | None = None,
+    site: str | Site | Sequence[str | Site] | None = None,
     over: str | Sequence[str],
     groups: Mapping[str, Site | Sequence[Site]] | None = None,
     metric: Metric | None = None,
@@ -45,8 +45,9 @@ def sweep(
     Args:
         model: Any model; where its blocks are not its own, or hooks stand on it, cells are run plainly.
         pairs: Clean and corrupted prompts, or a task that makes them.
-        site: What is patched: the short name of an activation (`"resid_pre"`, `"z"`, `"ln1.normalized"`), or several
-            that are patched together.
+        site: What is patched: the short name of an activation (`"resid_pre"`, `"z"`, `"ln1.normalized"`), a `Site`,
+            which narrows it (`Site("post", layer=9)`, `Site("z", pos="subject")`), or several that are patched
+            together.
         over: Which cells there are, by axes: `layer`; one of `pos`, `position` (by name) and `q_pos`; `k_pos`; one of
             `head`, `kv_head`, `neuron` and `group`. What no axis tells apart is patched at once.
         groups: With ``over="group"``: parts that are patched at once, by name: ``{"movers": [Site("z", layer=9,
