@@ -100,7 +100,7 @@ class Flops:
         return self.runs() + self.config.attention.n_heads * cells
 
     def heads(self) -> int:
-        """`q`, `k`, `v` or `pattern` over layer × head, all positions at once: attention once, then each head's output."""
+        """`q`, `k`, `v` or `pattern` over layer × head, all positions: attention once, then each head's output."""
         total = 0
         for layer in range(self.config.n_layers):
             rows = 1 if layer == self.config.n_layers - 1 else self.rows

@@ -3,8 +3,8 @@
 Each sweep takes turns with cells of the loop, one run with a hook each; the best times count, and the loop's time for a
 sweep is that of its best cell times all cells. The rate of a matrix product is measured in the same run.
 
-`PELLUCID_PEER` names a Python that has transformer-lens 2.18; without it the ratios to the loop are left out. `quick` as
-an argument makes it short.
+`PELLUCID_PEER` names a Python that has transformer-lens 2.18; without it the ratios to the loop are left out. The
+argument `quick` makes it short.
 """
 
 import json
@@ -187,9 +187,7 @@ def growth(model: HookedTransformer, best_rate: float) -> None:
         config = GPT2_SMALL.change(n_layers=layers)
         here = model if layers == 12 else HookedTransformer(config, seed=0)
         pairs = pair(prompts, length, first)
-        seconds = min(
-            timed(lambda: patching.sweep(here, pairs, **asked, progress=False)) for _ in range(1 if length > 150 else 3)
-        )
+        seconds = best(here, pairs, asked, rounds=1 if length > 150 else 3)
         needed = prompts * Flops(config, T=length, first=first).by_position("resid_pre") / best_rate
         print(
             f"  {name:17} {prompts} × {length} tokens from {first}, {layers} layers: {seconds:7.2f} s, "

@@ -52,7 +52,8 @@ def test_a_bound_below_one_cell_says_what_is_needed(plainly):
 
 
 @pytest.mark.parametrize(
-    ("told", "size"), [(2048, 2048), ("2GB", 2 * 10**9), ("1.5 MiB", 3 * 2**19), ("500", 500), ("1e9", None), ("-1", None)]
+    ("told", "size"),
+    [(2048, 2048), ("2GB", 2 * 10**9), ("1.5 MiB", 3 * 2**19), ("500", 500), ("1e9", None), ("-1", None)],
 )
 def test_a_size_is_read_or_refused(told, size):
     if size is not None:

@@ -46,7 +46,10 @@ def test_what_is_no_site_is_refused(name, message):
 
 
 def test_a_site_that_the_model_lacks_is_refused():
-    with pytest.raises(UnknownNameError, match="site must be one that this model has, got 'mlp_out'; there is: embed, pos_embed, resid_pre"):
+    with pytest.raises(
+        UnknownNameError,
+        match="site must be one that this model has, got 'mlp_out'; there is: embed, pos_embed, resid_pre",
+    ):
         layers_of("mlp_out", model_of("attention only").hook_names)
 
 
@@ -54,7 +57,12 @@ def test_a_site_that_the_model_lacks_is_refused():
     ("over", "sites", "grouped", "message"),
     [
         (("layer", "layer"), ("z",), False, "over must name each axis once, got layer, layer"),
-        (("neuron",), ("z",), False, "over must name axes of z, which are layer, position, pos, head, group, got 'neuron'"),
+        (
+            ("neuron",),
+            ("z",),
+            False,
+            "over must name axes of z, which are layer, position, pos, head, group, got 'neuron'",
+        ),
         (("pos",), ("pattern",), False, "got 'pos'; take q_pos"),
         (("head",), ("k",), True, "got 'head'; take kv_head"),
         (("pos", "position"), ("z",), False, "over must have one of pos, position, got both; leave one out"),

@@ -142,7 +142,8 @@ class _Held(_AtPoint):
         self.held = held
 
     def apply(self, x: Tensor) -> Tensor:
-        return self.held.to(x)[None].expand_as(x)
+        held = self.held.to(x)
+        return (held if held.ndim == x.ndim - 1 else held[:, None]).expand_as(x)  # each head may read its own stream
 
 
 class _Patched(_AtPoint):

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from pellucid.patching.explained import explained
 from pellucid.patching.grid import Grid, Label, Question, Scene, Touch
-from pellucid.patching.sites import KINDS, Kind
+from pellucid.patching.sites import KINDS, PART_AXES, Kind
 
 SAME = "before the first token in which the two runs differ"
 BEHIND = "behind the positions that the metric looks at"
@@ -202,11 +202,6 @@ class _Row:
             rows = [p for p in rows if p in wanted]
         if not rows:
             return self._known(UNSEEN, cells)
-        together = self.touch.part
-        chosen = ids
-        if chosen is None:
-            told = next((i for i in (together.head, together.kv_head, together.neuron) if i is not None), None)
-            chosen = None if told is None else np.atleast_1d(np.array(told))
         return [
             Entry(
                 prompt=self.prompt,
@@ -215,12 +210,21 @@ class _Row:
                 pos=pos,
                 rows=tuple(rows),
                 carried=wanted[-1] + 1 - start,
-                ids=chosen,
+                ids=self._told_ids() if ids is None else ids,
                 keys=keys,
                 cells=cells,
                 together=ids is None,
             )
         ]
+
+    def _told_ids(self) -> Int[np.ndarray, " id"] | None:
+        """The heads or neurons to which the site is narrowed, counted from 0; None for all."""
+        for axis in PART_AXES:
+            told = getattr(self.touch.part, axis)
+            if told is not None:
+                every = np.arange(self.grid.scene.sizes[axis])
+                return np.atleast_1d(every[told])
+        return None
 
     def _known(self, reason: str, cells: Int[np.ndarray, " cell"]) -> list[Entry]:
         self.known[reason] += len(cells)
