@@ -7,7 +7,7 @@ from pellucid import HookedTransformer
 from pellucid.analysis.heads import DUPLICATE, INDUCTION, PREVIOUS, role_scores
 from pellucid.analysis.repeated import halves, predictions, repeated_tokens
 from pellucid.base.errors import ConfigError
-from pellucid.model.wired import Wired, induction_pair
+from pellucid.model.wired import Wired, indirect_object, induction_pair, skip_trigram
 from pellucid.text.vocabulary import integer_vocabulary
 
 
@@ -74,11 +74,104 @@ def test_the_weights_are_those_of_the_configuration_and_noise_follows_its_seed()
     ("changes", "message"),
     [
         ({"d_head": 2}, "d_head must be 3 or more, so that there are tokens to tell apart, got 2"),
-        ({"previous": (12, 0)}, "previous must be a head of 12 layers with 12 heads, got 12.0; count from 0"),
+        ({"previous": (12, 0)}, "previous-token must be a head of 12 layers with 12 heads, got 12.0; count from 0"),
         ({"induction": (5, -1)}, "induction must be a head of 12 layers with 12 heads, got 5.-1; count from 0"),
-        ({"previous": (5, 0)}, "must lie in an earlier layer than the induction head.* got 5.0 and 5.5"),
+        (
+            {"previous": (5, 0)},
+            "previous-token head must lie in an earlier layer than the induction head.* 5.0 and 5.5",
+        ),
     ],
 )
 def test_what_cannot_be_wired_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         induction_pair(**changes)
+
+
+def names_prompts(n: int, *, length: int, n_names: int, d_vocab: int, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
+    """``[n length]`` prompts in which one of two names, at any places, is repeated; and the other name."""
+    random = torch.Generator().manual_seed(seed)
+    rows, answers = [], []
+    for _ in range(n):
+        row = torch.randint(2 + n_names, d_vocab, (length,), generator=random)
+        a, b = (2 + torch.randperm(n_names, generator=random)[:2]).tolist()
+        first, second, third = sorted((1 + torch.randperm(length - 2, generator=random)[:3]).tolist())
+        again = bool(torch.randint(0, 2, (1,), generator=random))
+        row[first], row[second], row[third] = a, b, a if again else b
+        row[0], row[-1] = 0, 1
+        rows.append(row)
+        answers.append(b if again else a)
+    return torch.stack(rows), answers
+
+
+IOI = {"n_layers": 4, "n_heads": 3, "duplicate": (0, 2), "inhibition": (1, 0), "mover": (3, 1)}
+
+
+@pytest.mark.parametrize(("shape", "noise"), [({}, 0.0), (IOI, 0.0), (IOI, 0.003)])
+@pytest.mark.parametrize("length", [6, 14])
+def test_the_indirect_object_is_named_wherever_the_names_stand(shape, noise, length):
+    wired = indirect_object(**shape, n_names=9, noise=noise)
+    model = model_of(wired)
+    tokens, answers = names_prompts(60, length=length, n_names=9, d_vocab=wired.config.d_vocab)
+    logits = model(tokens)[:, -1]
+    assert logits.argmax(-1).tolist() == answers
+    best = logits.topk(2).values
+    assert (best[:, 0] - best[:, 1]).min() > 5
+
+
+def test_its_heads_attend_as_their_roles_say():
+    model = model_of(indirect_object(n_names=5))
+    tokens = torch.tensor([[0, 4, 7, 3, 8, 9, 4, 8, 1]])
+    pattern = model.run(tokens, reads="pattern").cache
+    assert pattern["pattern", 0][0, 0, 6, 1] > 0.99  # the second 4 sees the first
+    assert pattern["pattern", 0][0, 0, [1, 3, 8], 0].min() > 0.99  # others rest on BOS
+    assert pattern["pattern", 1][0, 1, 8, 6] > 0.99  # END sees the repeat
+    assert pattern["pattern", 1][0, 1, :8, 0].min() > 0.99
+    assert pattern["pattern", 2][0, 0, 8, 3] > 0.99  # END sees the name that is not repeated
+
+
+def test_without_the_inhibition_head_both_names_are_as_likely():
+    wired = indirect_object()
+    wired.weights["blocks.1.attn.W_O"][1] = 0
+    tokens = torch.tensor([[0, 4, 11, 7, 12, 4, 13, 1]])
+    logits = model_of(wired)(tokens)[0, -1]
+    assert abs(logits[4] - logits[7]) < 0.1
+    assert min(logits[4], logits[7]) > logits[[2, 3, 5, 6, 8, 9]].max() + 5
+
+
+TRIPLES = {(5, 9): 3, (5, 11): 3, (6, 9): 4, (7, 12): 8}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_skip_trigrams_are_said_and_nothing_else(noise):
+    model = model_of(skip_trigram(TRIPLES, 2, 3, head=(1, 2), noise=noise))
+    random = torch.Generator().manual_seed(0)
+    for (first, second), third in TRIPLES.items():
+        tokens = torch.randint(13, 20, (20, 9), generator=random)
+        tokens[:, 0], tokens[:, -1] = 0, second
+        assert (model(tokens)[:, -1].argmax(-1) != third).all()
+        tokens[torch.arange(20), torch.randint(1, 8, (20,), generator=random)] = first
+        assert (model(tokens)[:, -1].argmax(-1) == third).all()
+    assert model.run(torch.tensor([[0, 5, 12]]), reads="pattern").cache["pattern", 1][0, 2, 2, 0] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: skip_trigram({}), "triples must have one entry at least"),
+        (lambda: skip_trigram({(5, 0): 3}), "tokens of a triple must lie in 1..19, got 0; 0 is BOS"),
+        (lambda: skip_trigram({(5, 9): 3, (5, 8): 4}), "must say the same, got 3 and 4 after 5"),
+        (
+            lambda: skip_trigram({(5, 9): 3}, head=(1, 0)),
+            "must be a head of 1 layers with 2 heads, got 1.0",
+        ),
+        (lambda: indirect_object(n_names=1), "n_names must be 2 or more.* got n_names=1"),
+        (
+            lambda: indirect_object(mover=(1, 0)),
+            "S-inhibition head must lie in an earlier layer than the name-mover",
+        ),
+        (lambda: indirect_object(duplicate=(0, 5)), "duplicate-token must be a head of 3 layers with 2 heads, got 0.5"),
+    ],
+)
+def test_circuits_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

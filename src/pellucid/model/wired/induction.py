@@ -1,12 +1,6 @@
-"""Models whose weights are set by algebra, not trained: what their heads do is known, so that analyses can be tested.
-
-Each feature (which token, which position, which token came before) has directions of its own in the stream, orthonormal
-and of mean zero. So a LayerNorm only scales the stream, by one factor for all tokens of a prompt but the first two, and
-heads that read one feature see nothing of the others.
-"""
+"""A previous-token head and an induction head."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,23 +11,13 @@ from pellucid.model.attention import Attention, AttentionConfig
 from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
 from pellucid.model.mlp import MLPConfig
+from pellucid.model.wired.directions import LOGIT, SHARPNESS, Wired, behind_norm, check_heads, clear, directions
 
 TOKEN, POSITION, BEFORE, NEXT = 1.0, 4.0, 4.0, 12.0
 """How long a feature's vector is: the token, its position, the token before it, the token that comes next.
 
 The token is short beside the next one, which the unembedding reads in the same directions.
 """
-SHARPNESS = 40.0
-"""By how much the score of a key that matches exceeds that of one that does not."""
-LOGIT = 18.0
-"""Of the token that comes next; those of others lie near 0."""
-
-
-class Wired(NamedTuple):
-    """A model as a value: ``HookedTransformer(wired.config)`` and then ``load_state_dict(wired.weights)``."""
-
-    config: Config
-    weights: dict[str, Tensor]
 
 
 def induction_pair(
@@ -80,16 +64,7 @@ def induction_pair(
     """
     if d_head < 3:
         raise ConfigError(f"d_head must be 3 or more, so that there are tokens to tell apart, got {d_head}")
-    for role, (layer, head) in (("previous", previous), ("induction", induction)):
-        if not (0 <= layer < n_layers and 0 <= head < n_heads):
-            raise ConfigError(
-                f"{role} must be a head of {n_layers} layers with {n_heads} heads, got {layer}.{head}; count from 0"
-            )
-    if previous[0] >= induction[0]:
-        raise ConfigError(
-            "the previous-token head must lie in an earlier layer than the induction head, which reads what it writes, "
-            f"got {previous[0]}.{previous[1]} and {induction[0]}.{induction[1]}"
-        )
+    check_heads({"previous-token": previous, "induction": induction}, n_layers, n_heads)
     d_model = max(n_heads, 3) * d_head
     config = Config(
         n_layers=n_layers,
@@ -119,12 +94,9 @@ class _Features:
     """
 
     def __init__(self, d_model: int, d_head: int) -> None:
-        # Rows of the cosine transform are orthonormal; without the first, which is constant, they have mean zero.
-        angles = torch.outer(torch.arange(1, 3 * d_head), torch.arange(d_model) + 0.5) * (math.pi / d_model)
-        directions = (angles.cos() * math.sqrt(2 / d_model)).split([d_head - 1, 1, d_head, d_head - 1])
-        self.token, self.bos, self.position, self.before = directions
-        self.root = math.sqrt(d_model)
-        """Length of the stream as heads read it, behind the norm."""
+        parts = directions(3 * d_head - 1, d_model).split([d_head - 1, 1, d_head, d_head - 1])
+        self.token, self.bos, self.position, self.before = parts
+        self.d_model = d_model
 
     def embedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """`W_E`: BOS, then the ordinary tokens."""
@@ -136,7 +108,7 @@ class _Features:
 
     def read(self, vector: float, *others: float) -> float:
         """How long a vector is behind the norm, in a stream that holds the others too."""
-        return vector * self.root / math.hypot(vector, *others)
+        return behind_norm(vector, *others, d_model=self.d_model)
 
 
 def _wire_previous(attn: Attention, head: int, features: _Features) -> None:
@@ -146,7 +118,7 @@ def _wire_previous(attn: Attention, head: int, features: _Features) -> None:
     step_back = torch.eye(d_head).roll(-1, dims=1)
     step_back[0] *= -1
     sharp = math.sqrt(SHARPNESS / attn.config.factor) / features.read(POSITION, TOKEN)
-    _clear(attn, head)
+    clear(attn, head)
     attn.W_Q[head] = sharp * features.position.T @ step_back
     attn.W_K[head] = sharp * features.position.T
     attn.W_V[head, :, :-1] = features.token.T
@@ -157,16 +129,10 @@ def _wire_induction(attn: Attention, head: int, features: _Features) -> None:
     """From each token to where the token before is the same; to BOS, by half the score, where nothing matches."""
     root = math.sqrt(SHARPNESS / attn.config.factor)
     token = features.read(TOKEN, POSITION, BEFORE)
-    _clear(attn, head)
+    clear(attn, head)
     attn.W_Q[head, :, :-1] = features.token.T * (root / token)
     attn.W_K[head, :, :-1] = features.before.T * (root / features.read(BEFORE, POSITION, TOKEN))
     attn.get_parameter("b_Q")[head, -1] = root
     attn.W_K[head, :, -1] = features.bos[0] * (root / 2 / features.read(TOKEN, POSITION))
     attn.W_V[head, :, :-1] = features.token.T
     attn.W_O[head, :-1] = features.token * (NEXT / token)
-
-
-def _clear(attn: Attention, head: int) -> None:
-    """No noise in a head that is wired."""
-    for W in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O):
-        W[head] = 0
