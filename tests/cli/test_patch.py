@@ -62,7 +62,8 @@ def test_noising_and_another_metric_are_what_python_gives(pellucid):
     said = json.loads(pellucid(*HEADS, *PROMPTS, *more, "--json").out)
     effect = sweep(site="z", over=("layer", "head"), direction="noise", metric=patching.KL(), freeze="pattern")
     assert said["unit"] == "nats" and said["record"]["settings"]["direction"] == "noise"
-    assert {cell["label"]: cell["value"] for cell in said["cells"]} == pytest.approx(dict(effect.mean("prompt").items()))
+    told = {cell["label"]: cell["value"] for cell in said["cells"]}
+    assert told == pytest.approx(dict(effect.mean("prompt").items()))
 
 
 def test_several_pairs_come_from_a_file_and_have_intervals(pellucid, file):

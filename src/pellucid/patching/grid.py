@@ -130,7 +130,7 @@ class Grid:
         """What a cell patches, or all cells of a row where `where` leaves the inner axes out."""
         if "group" in where:
             found = [
-                Touch(site_name(site.name), layer, self._placed(site, prompt, where))
+                Touch(site_name(site.name), layer, self._placed(site_name(site.name), site, prompt, where))
                 for site in self.question.groups[str(where["group"])]
                 for layer in self._group_layers(site)
             ]
@@ -165,19 +165,19 @@ class Grid:
         return None if row is None else int(row)
 
     def _part(self, site: str, prompt: int, where: Mapping[str, Label]) -> Site:
-        axes, row = axes_of(site), self.row(prompt, where)
-        picked: dict[str, Any] = {} if row is None else {"q_pos" if "q_pos" in axes else "pos": row}
+        axes, picked = axes_of(site), dict[str, Any]()
         for axis in INNER:
             if axis in where:
                 picked["kv_head" if axis == "head" and "kv_head" in axes else axis] = where[axis]
         narrowed = self.question.parts.get(site, Site(axes_name(site)))
-        return replace(self._placed(narrowed, prompt, {}), **picked)
+        return replace(self._placed(site, narrowed, prompt, where), **picked)
 
-    def _placed(self, site: Site, prompt: int, where: Mapping[str, Label]) -> Site:
-        """A group's own site, its named position made a number; the row's position in all of its sites."""
+    def _placed(self, site: str, part: Site, prompt: int, where: Mapping[str, Label]) -> Site:
+        """A part of a site with its named position made a number, or with the row's position."""
         row = self.row(prompt, where)
-        pos = self.scene.positions[site.pos][prompt] if isinstance(site.pos, str) else site.pos
-        return replace(site, name=axes_name(site_name(site.name)), layer=None, pos=pos if row is None else row)
+        pos = self.scene.positions[part.pos][prompt] if isinstance(part.pos, str) else part.pos
+        moved: dict[str, Any] = {} if row is None else {"q_pos" if "q_pos" in axes_of(site) else "pos": row}
+        return replace(part, **{"name": axes_name(site), "layer": None, "pos": pos, **moved})
 
     def _group_layers(self, site: Site) -> list[int | None]:
         return self._chosen(site, self.layers[site_name(site.name)])

@@ -6,7 +6,7 @@ product each for the whole sweep. Attention alone goes group by group: cells of 
 alike attend to the unpatched run's keys before them and to their own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.block import Block
+from pellucid.model.positional import Rotation
 from pellucid.patching.entries import prepared
 from pellucid.patching.plan import Entry
 from pellucid.patching.runs import PromptRun, span
@@ -33,8 +34,13 @@ class Group:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Groups of one key attend together: the prompt, and the first row that has changed."""
+        """By what groups are in order: the prompt, and the first row that has changed."""
         return self.run.index, self.rows[0]
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """Groups of one batch attend together: of one prompt, and none with more than twice as many rows as another."""
+        return self.run.index, (self.run.end + 1 - self.rows[0]).bit_length()
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,11 @@ def _after_mlp(block: Block, x: Float[Tensor, "flat d_model"]) -> Float[Tensor, 
 
 @dataclass(frozen=True)
 class _Member:
-    """A group's part of what attention takes, at its own rows."""
+    """A group's part of what attention takes, at its own rows; queries where they count."""
 
     group: Group
+    asking: Sequence[int]
+    """The rows of its queries."""
     q: Float[Tensor, "cell asking head d_head"]
     k: Float[Tensor, "cell row kv_head d_head"]
     v: Float[Tensor, "cell row kv_head d_head"]
@@ -128,10 +136,10 @@ def _attended(model: HookedTransformer, layer: int, groups: list[Group], chunks:
     block, last = model.blocks[layer], layer == model.config.n_layers - 1
     members = _members(model, block, sorted(groups, key=lambda group: group.key), last)
     merged, z = [], []
-    for _, together in groupby(members, key=lambda member: member.group.key):
-        group, gathered = _attend(block, layer, list(together), last, chunks)
-        merged.append(group)
-        z.append(gathered.flatten(0, 1))
+    for _, together in groupby(members, key=lambda member: member.group.batch):
+        for group, gathered in _attend(block, layer, list(together), last, chunks):
+            merged.append(group)
+            z.append(gathered.flatten(0, 1))
     x = block.joined(_flat(merged), block.attn.write(torch.cat(z)))
     return [replace(group, x=part) for group, part in zip(merged, _parted(x, merged), strict=True)]
 
@@ -139,7 +147,7 @@ def _attended(model: HookedTransformer, layer: int, groups: list[Group], chunks:
 def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], last: bool) -> list[_Member]:
     """Queries, keys and values of all rows that have changed, one product each."""
     attn, normed = block.attn, block.ln1(_flat(groups))
-    rotation = model.rotation_at(_places(groups), normed)
+    rotation = _rotation(model, groups, normed)
     k, v = attn.keys(normed, rotation), attn.values(normed)
     asking = groups
     if last:
@@ -147,65 +155,79 @@ def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], la
         parts = zip(groups, _parted(normed, groups), places, strict=True)
         asking = [replace(group, rows=[group.rows[i] for i in at], x=x[:, span(at)]) for group, x, at in parts]
         normed = _flat(asking)
-        rotation = model.rotation_at(_places(asking), normed)
+        rotation = _rotation(model, asking, normed)
     q = attn.queries(normed, rotation)
-    return [
-        _Member(*parts)
-        for parts in zip(groups, _parted(q, asking), _parted(k, groups), _parted(v, groups), strict=True)
-    ]
+    made = zip(groups, asking, _parted(q, asking), _parted(k, groups), _parted(v, groups), strict=True)
+    return [_Member(group, asks.rows, *parts) for group, asks, *parts in made]
 
 
-def _places(groups: Sequence[Group]) -> Int[Tensor, " flat"]:
-    """The position of each row."""
-    device = groups[0].x.device
-    return torch.cat([torch.tensor(group.rows, dtype=torch.long).repeat(len(group.cells)) for group in groups]).to(
-        device
-    )
+def _rotation(model: HookedTransformer, groups: Sequence[Group], like: Tensor) -> Rotation | None:
+    """By how much each row's queries and keys are turned."""
+    if model.rotary is None:
+        return None
+    every = torch.arange(max(group.run.length for group in groups), device=like.device)
+    return model.rotation_at(torch.cat([every[span(group.rows)].repeat(len(group.cells)) for group in groups]), like)
 
 
 def _attend(
     block: Block, layer: int, members: Sequence[_Member], last: bool, chunks: Chunks
-) -> tuple[Group, Float[Tensor, "cell row head d_head"]]:
-    """Cells whose rows begin alike: their stream at all rows from there on, and what their heads gather."""
-    run, start = members[0].group.run, members[0].group.rows[0]
-    changed = range(start, run.end + 1)
-    rows = [row for row in changed if row in run.wanted] if last else list(changed)
-    spread = [_spread(run, layer, member, rows) for member in members]
-    x, q, k, v = (spread[0][i] if len(spread) == 1 else torch.cat([part[i] for part in spread]) for i in range(4))
-    cells = torch.cat([member.group.cells for member in members])
-    visible = run.visible(rows)
-    before = [run.taken(name, layer)[None, :start] for name in "kv"]
-    kv_heads, d_head = block.attn.config.kv_heads, block.attn.config.d_head
-    each = (run.end + 1) * (2 * kv_heads * d_head + len(rows) * block.attn.config.n_heads) * x.element_size()
-    size, z = max(1, chunks.attention_bytes // each), []
-    for asking, *own in zip(*(part.split(size) for part in (q, k, v)), strict=True):
-        keys, values = (
-            torch.cat([old.expand(len(new), -1, -1, -1), new], dim=1) for old, new in zip(before, own, strict=True)
-        )
-        z.append(block.attn.attend(asking, keys, values, visible))
-    return Group(run, rows, cells, x), z[0] if len(z) == 1 else torch.cat(z)
+) -> Iterator[tuple[Group, Float[Tensor, "cell row head d_head"]]]:
+    """Cells of a prompt that attend together: for each first changed row their stream, and what their heads gather.
 
-
-def _spread(run: PromptRun, layer: int, member: _Member, rows: Sequence[int]) -> list[Tensor]:
-    """Stream and queries at these rows, keys and values at all rows from the first changed one on.
-
-    A row that has not changed is that of the unpatched run.
+    Keys, values and queries that have not changed are those of the unpatched run. Where cells begin later than others,
+    what their rows before that gather is thrown away.
     """
-    group, start = member.group, member.group.rows[0]
-    n, changed = len(group.cells), len(group.rows)
-    whole = changed == run.end + 1 - start
-    if whole:
-        own = group.x if len(rows) == changed else group.x[:, span([row - start for row in rows])]
-        return [own, member.q, member.k, member.v]
-    found = []
-    for old, new, at in (
-        (run.old("resid_pre", layer), group.x, rows),
-        (run.taken("q", layer), member.q, rows),
-        (run.taken("k", layer), member.k, range(start, run.end + 1)),
-        (run.taken("v", layer), member.v, range(start, run.end + 1)),
-    ):
-        spread = old[span(at)].expand(n, *[-1] * old.ndim).clone()
-        if start in at:
-            spread[:, : new.shape[1]] = new
-        found.append(spread)
-    return found
+    run, first = members[0].group.run, members[0].group.rows[0]
+    rows = [row for row in range(first, run.end + 1) if not last or row in run.wanted]
+    place, visible, config = {row: at for at, row in enumerate(rows)}, run.visible(rows), block.attn.config
+    each = (run.end + 1) * (2 * config.kv_heads * config.d_head + len(rows) * config.n_heads)
+    size, z = max(1, chunks.attention_bytes // (each * members[0].k.element_size())), []
+    for part in _pieces(members, size):
+        n = sum(len(member.k) for member in part)
+        q = run.taken("q", layer)[span(rows)].expand(n, -1, -1, -1).clone()
+        k, v = (run.taken(name, layer)[: run.end + 1].expand(n, -1, -1, -1).clone() for name in "kv")
+        begin = 0
+        for member in part:
+            cells, changed = slice(begin, begin + len(member.k)), span(member.group.rows)
+            k[cells, changed], v[cells, changed] = member.k, member.v
+            if len(member.asking):
+                q[cells, span([place[row] for row in member.asking])] = member.q
+            begin = cells.stop
+        z.append(block.attn.attend(q, k, v, visible))
+    gathered, begin = z[0] if len(z) == 1 else torch.cat(z), 0
+    for start, alike in groupby(members, key=lambda member: member.group.rows[0]):
+        listed = list(alike)
+        here = [row for row in rows if row >= start]
+        x = [_spread(run, layer, member.group, here) for member in listed]
+        group = Group(run, here, _joined([m.group.cells for m in listed]), _joined(x))
+        yield group, gathered[begin : begin + len(group.cells), len(rows) - len(here) :]
+        begin += len(group.cells)
+
+
+def _pieces(members: Sequence[_Member], size: int) -> Iterator[list[_Member]]:
+    """The members in their order, in parts of so many cells at the most."""
+    part: list[_Member] = []
+    for member in members:
+        for first in range(0, len(member.k), size):
+            taken = slice(first, first + size)
+            piece = replace(member, q=member.q[taken], k=member.k[taken], v=member.v[taken])
+            if part and sum(len(p.k) for p in part) + len(piece.k) > size:
+                yield part
+                part = []
+            part.append(piece)
+    yield part
+
+
+def _spread(run: PromptRun, layer: int, group: Group, rows: Sequence[int]) -> Float[Tensor, "cell asking d_model"]:
+    """The stream before the layer at these rows; one that has not changed is that of the unpatched run."""
+    start, changed = group.rows[0], len(group.rows)
+    if changed == run.end + 1 - start:
+        return group.x if len(rows) == changed else group.x[:, span([row - start for row in rows])]
+    x = run.old("resid_pre", layer)[span(rows)].expand(len(group.cells), -1, -1).clone()
+    if start in rows:
+        x[:, :changed] = group.x
+    return x
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
