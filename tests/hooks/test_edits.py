@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pellucid import Add, Edit, Mean, Noise, Replace, Resample, Scale, Shift, Site, Zero
 from pellucid.base.errors import ArgumentError, UnknownNameError
 from pellucid.hooks.names import axes, layer_of, short_name
+from pellucid.text.vocabulary import integer_vocabulary
 from tests.models import CONFIGS, N_CTX, assert_agree, model_of, tokens_of
 from tests.reference.literal import literal
 
@@ -316,3 +317,32 @@ def test_numbers_are_taken_as_a_tensor():
 def test_one_edit_needs_no_list():
     model, tokens = MODELS["gpt2"], tokens_of()
     assert torch.equal(model.run(tokens, edits=Zero("z")).logits, model.run(tokens, edits=[Zero("z")]).logits)
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("name", ["z", "pattern"])
+def test_a_mean_over_many_prompts_is_that_of_one_run(monkeypatch, name, per_position):
+    if name == "pattern" and not per_position:
+        pytest.skip("a pattern has no mean over positions")
+    model, over = model_of(dtype=torch.float64), tokens_of(batch=8)
+    edit = Mean(name, over=over, per_position=per_position)
+    whole = {point: placed.tensor for point, placed in edit.resolve(model).items()}
+    monkeypatch.setattr("pellucid.hooks.edits.PROMPTS", 3)
+    parts = {point: placed.tensor for point, placed in edit.resolve(model).items()}
+    assert_agree(parts, whole, within=1e-12)
+
+
+def test_a_mean_over_texts_counts_what_is_real_whatever_stands_beside_it(monkeypatch):
+    model = model_of(dtype=torch.float64, tokenizer=integer_vocabulary(17))
+    edit = Mean("z", over=["3 4 5 6", "7", "8 9", "1 2 3 4 5"])
+    whole = {point: placed.tensor for point, placed in edit.resolve(model).items()}
+    monkeypatch.setattr("pellucid.hooks.edits.PROMPTS", 2)
+    parts = {point: placed.tensor for point, placed in edit.resolve(model).items()}
+    assert_agree(parts, whole, within=1e-12)
+
+
+def test_means_by_position_of_prompts_of_other_lengths_are_refused(monkeypatch):
+    monkeypatch.setattr("pellucid.hooks.edits.PROMPTS", 1)
+    model = model_of(tokenizer=integer_vocabulary(17))
+    with pytest.raises(ArgumentError, match="per position needs prompts of one length, got"):
+        Mean("z", over=["3 4 5", "7"], per_position=True).resolve(model)

@@ -95,6 +95,11 @@ def test_a_patch_of_one_key_joins_at_the_first_query_that_sees_it():
     assert found == {0: (2, 3, 4, 5), 1: (2, 3, 4, 5), 2: (2, 3, 4, 5), 3: (3, 4, 5), 4: (4, 5), 5: (5,)}
 
 
+def test_an_edit_of_one_key_joins_at_the_first_query_since_it_may_let_it_see_what_it_did_not():
+    entries = plan("pattern", ("layer", "k_pos"), causal=False).entries
+    assert {entry.rows for entry in entries if entry.layer == 0} == {(0, 1, 2, 3, 4, 5)}
+
+
 def test_heads_of_a_row_join_together_and_a_group_as_one_cell():
     (entry,) = [e for e in plan("z", ("layer", "head", "pos")).entries if (e.layer, e.pos) == (1, 3)]
     assert entry.ids.tolist() == [0, 1, 2, 3] and not entry.together

@@ -5,7 +5,7 @@ plain edit for each hook point; applying that is a pure function. An edit is nev
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,9 @@ from pellucid.base.seeds import generator
 from pellucid.hooks.names import short_name
 from pellucid.hooks.run import Run
 from pellucid.hooks.site import Site
+
+PROMPTS = 64
+"""That are run at once where a mean is taken over many."""
 
 
 @runtime_checkable
@@ -204,22 +207,32 @@ class Mean(Edit):
         self.per_position = per_position
 
     def resolve(self, model: Runs) -> dict[str, Edit]:
-        """A `Replace` for each point; one run over the prompts."""
-        return _from_run(self, model, self.over, self._mean)
+        """A `Replace` for each point; the prompts are run once, some at a time, and only sums of them are kept."""
+        sites = _sites(self, model)
+        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        for some in _batches(self.over):
+            with torch.no_grad():
+                done = model.run(some, reads=list(sites))
+            for name, site in sites.items():
+                new = self._summed(site, done.cache[name], done.mask)
+                sums[name] = _added(sums[name], new, site) if name in sums else new
+        return {name: _Donated(sums[name][0] / sums[name][1], site) for name, site in sites.items()}
 
-    def _mean(self, site: Site, donor: Tensor, mask: Tensor | None) -> Edit:
+    def _summed(self, site: Site, donor: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sum over some prompts, and how many numbers are in it."""
         if not self.per_position and "pos" not in site.axes:
             raise ArgumentError(
                 f"Mean of {short_name(site.name)!r} must be per position, since its positions are its content; "
                 "pass per_position=True"
             )
-        together = [0] if self.per_position else [0, 1]
-        if mask is None:
-            return _Donated(donor.mean(together, keepdim=True), site)
-        if "pos" not in site.axes:
+        if mask is not None and "pos" not in site.axes:
             raise ArgumentError(f"Mean of {short_name(site.name)!r} needs prompts of one length, got padded ones")
-        real = mask.view(*mask.shape, *[1] * (donor.ndim - 2)).to(donor.dtype)
-        return _Donated((donor * real).sum(together, keepdim=True) / real.sum(together, keepdim=True), site)
+        together = [0] if self.per_position else [0, 1]
+        real = torch.ones(donor.shape[:2], device=donor.device) if mask is None else mask
+        real = real.view(*real.shape, *[1] * (donor.ndim - 2)).to(torch.promote_types(donor.dtype, torch.float32))
+        if "pos" not in site.axes:
+            real = real[:, :1]
+        return (donor * real).sum(together, keepdim=True), real.sum(together, keepdim=True)
 
 
 class Resample(Edit):
@@ -279,8 +292,32 @@ class _Drawn(Edit):
         return _Donated(self.donor[rows.to(self.donor.device)], self._placed()).apply(x)
 
 
+def _sites(edit: Edit, model: Runs) -> dict[str, Site]:
+    return {name: placed._placed() for name, placed in Edit.resolve(edit, model).items()}
+
+
+def _batches(tokens: Any) -> Iterator[Any]:
+    """What `model.run` takes, in parts of some prompts."""
+    alone = isinstance(tokens, str) or not len(tokens) or (isinstance(tokens, Tensor) and tokens.ndim < 2)
+    if alone or (isinstance(tokens, Sequence) and isinstance(tokens[0], int)):
+        yield tokens
+        return
+    for first in range(0, len(tokens), PROMPTS):
+        yield tokens[first : first + PROMPTS]
+
+
+def _added(sums: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor], site: Site) -> tuple[Tensor, Tensor]:
+    """Two sums as one."""
+    if sums[0].shape != more[0].shape:
+        raise ArgumentError(
+            f"a mean of {short_name(site.name)!r} per position needs prompts of one length, got "
+            f"{list(sums[0].shape[1:])} and {list(more[0].shape[1:])}; group them"
+        )
+    return sums[0] + more[0], sums[1] + more[1]
+
+
 def _from_run(edit: Edit, model: Runs, tokens: Any, make: Any) -> dict[str, Edit]:
-    sites = {name: placed._placed() for name, placed in Edit.resolve(edit, model).items()}
+    sites = _sites(edit, model)
     with torch.no_grad():
         done = model.run(tokens, reads=list(sites))
     return {name: make(site, done.cache[name], done.mask) for name, site in sites.items()}

@@ -79,7 +79,7 @@ def ablate(
         **{"freeze": freeze, "max_memory": max_memory},
     )
     experiment = asked.of(model, _as_pairs(model, prompts))
-    return outcome(experiment, asked.settings(experiment), executor=executor, journal=journal, progress=progress)
+    return outcome(experiment, asked, executor=executor, journal=journal, progress=progress)
 
 
 def _as_pairs(model: HookedTransformer, prompts: Pairs | Tensor | str | Sequence[Any]) -> Pairs:

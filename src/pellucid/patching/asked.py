@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -93,6 +94,12 @@ class Asked:
         if "pattern" in question.sites and (keyed or "k_pos" in question.over):
             found["note"] = NO_SUM
         return found
+
+    def values(self) -> dict[str, str]:
+        """The numbers in the edits, which settings do not tell, by short names."""
+        edits = {"corrupt": self.corrupt, "by": self.by}
+        parts = {f"{name}.{key}": value for name, edit in edits.items() if edit for key, value in vars(edit).items()}
+        return {name: hashed([x]) if isinstance(x, Tensor) else repr(x) for name, x in parts.items()}
 
     def _question(self, model: HookedTransformer, pairs: Pairs, metric: Metric) -> Question:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)
@@ -309,6 +316,15 @@ def _why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str]
     if not model.in_pieces:
         return "a foreign module stands in the model"
     return None if model.config.n_layers else "the model has no layers"
+
+
+def hashed(tensors: Sequence[Tensor]) -> str:
+    """A short name of some numbers."""
+    digest = sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _said(function: Any) -> str:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pellucid.distributed.journal import Journal
 from pellucid.distributed.local import Local
 from pellucid.hooked_transformer import record_of
 from pellucid.measurement import Measurement
+from pellucid.patching.asked import Asked, hashed
 from pellucid.patching.experiment import Experiment
 from pellucid.patching.plan import Entry, PlainCells, Plan
 from pellucid.pretrained.native import weights_hash
@@ -36,7 +36,7 @@ def settled(experiment: Experiment) -> Plan:
 
 def outcome(
     experiment: Experiment,
-    settings: Mapping[str, Any],
+    asked: Asked,
     *,
     executor: Executor | None = None,
     journal: str | Path | None = None,
@@ -46,14 +46,14 @@ def outcome(
 
     Args:
         experiment: What is run, and on what.
-        settings: What the record tells about it.
+        asked: The arguments that it comes from.
         executor: What runs its jobs; None: this process.
         journal: A folder that keeps finished jobs.
         progress: Whether a bar is shown; None: on a terminal or in a notebook.
     """
-    kept = None
+    kept, settings = None, asked.settings(experiment)
     if journal is not None:
-        kept = Journal.open(journal, identity=_identity(experiment, settings))
+        kept = Journal.open(journal, identity=_identity(experiment, settings | asked.values()))
         if kept.jobs:
             told = kept.jobs[0]
             experiment = replace(
@@ -151,12 +151,3 @@ def _identity(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, 
         "device": experiment.model.device.type,
         "tokens": hashed([x for x in tokens if x is not None]),
     }
-
-
-def hashed(tensors: Sequence[Tensor]) -> str:
-    """A short name of some numbers."""
-    digest = sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -162,7 +162,7 @@ class _Row:
         found = []
         for key in range(len(self.grid.labels["k_pos"])):
             here = keys == key
-            start = max(self._begin(None), key)  # earlier queries do not see it
+            start = max(self._begin(None), key if self.grid.question.causal else 0)  # earlier queries do not see it
             found += self._entry(None, start, self.first + offsets[here], _of(part, here), keys[here])
         return found
 

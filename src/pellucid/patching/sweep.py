@@ -92,7 +92,7 @@ def sweep(
         **{"corrupt": corrupt, "freeze": freeze, "max_memory": max_memory},
     )
     experiment = asked.of(model, _made(pairs, model, n, seed))
-    return outcome(experiment, asked.settings(experiment), executor=executor, journal=journal, progress=progress)
+    return outcome(experiment, asked, executor=executor, journal=journal, progress=progress)
 
 
 def plan(model: HookedTransformer, pairs: Pairs | Task, *, n: int | None = None, seed: int = 0, **asked: Any) -> Plan:
