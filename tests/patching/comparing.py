@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid import HookedTransformer, Measurement, Noise, Site, patching
 from pellucid.patching import LogitDiff, Pairs
-from tests.models import D_VOCAB, model_of, unchecked
+from tests.models import D_VOCAB, model_of
 from tests.reference import sweep as loop
 
 WITHIN = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -164,15 +164,7 @@ def noise_of(corrupt: Noise, prompts: Prompts, i: int) -> tuple[str, Callable]:
 def assert_equals_the_loop(
     model: HookedTransformer, prompts: Prompts, asked: Asked, *, limit: int = 200, **more
 ) -> Measurement:
-    """Runs a sweep and the loop, and gives what the sweep found; `limit` cells of each prompt are compared.
-
-    Without the shape checks, which would take most of the time; `test_shapes.py` runs sweeps with them.
-    """
-    with unchecked():
-        return _compared(model, prompts, asked, limit, more)
-
-
-def _compared(model: HookedTransformer, prompts: Prompts, asked: Asked, limit: int, more: dict) -> Measurement:
+    """Runs a sweep and the loop, and gives what the sweep found; `limit` cells of each prompt are compared."""
     found = asked.found(model, prompts, **more)
     assert found.dims == ("prompt", *asked.axes)
     data, within = found.dataset, WITHIN[model.dtype]

@@ -1,7 +1,11 @@
 """Ablations: each edit, put in cell by cell, equals the loop; nothing is skipped that an edit can change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pellucid import Add, Edit, HookedTransformer, Mean, Noise, Replace, Resample, Scale, Shift, Site, Zero, patching
 from pellucid.base.errors import ArgumentError
@@ -9,7 +13,10 @@ from pellucid.patching import LogitDiff, Loss
 from pellucid.text.vocabulary import integer_vocabulary
 from tests.models import CONFIGS, model_of, tokens_of
 from tests.patching.comparing import Asked, assert_equals_the_loop, double, prompts_of
+from tests.patching.questions import drawn_questions, question_of
 from tests.reference import sweep as loop
+
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 SOURCE = tokens_of(batch=4, pos=6, seed=9)
 
@@ -79,6 +86,31 @@ def test_an_edit_of_each_part_equals_the_loop(site, edit):
     kinds = [kind for kind in ("gpt2", "llama") if loop.points(double(kind), site)]
     asked = Asked(site, SITES[site], by=by, give=give)
     assert_equals_the_loop(double(kinds[list(EDITS).index(edit) % len(kinds)]), prompts_of((6,)), asked, limit=5)
+
+
+def assert_any_ablation_equals_the_loop(drawn, edit):
+    """Prompts are as long as the source; what an edit is not for is left out."""
+    model, prompts, asked = question_of(
+        drawn | {"lengths": [6] * len(drawn["lengths"]), "uneven": [6] * len(drawn["uneven"])}
+    )
+    square = asked.site in ("attn_scores", "pattern")
+    if asked.site.endswith(".scale") or (square and edit in ("mean", "shift")):
+        return
+    by, give = EDITS[edit]
+    assert_equals_the_loop(model, prompts, replace(asked, by=by, give=give), limit=5)
+
+
+@given(drawn_questions(), st.sampled_from(list(EDITS)))
+@settings(max_examples=20)
+def test_whatever_is_ablated_equals_the_loop(drawn, edit):
+    assert_any_ablation_equals_the_loop(drawn, edit)
+
+
+@pytest.mark.slow
+@given(drawn_questions(), st.sampled_from(list(EDITS)))
+@settings(max_examples=1000)
+def test_whatever_is_ablated_equals_the_loop_very_often(drawn, edit):
+    assert_any_ablation_equals_the_loop(drawn, edit)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

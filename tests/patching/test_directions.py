@@ -8,6 +8,8 @@ from pellucid.patching import LogitDiff
 from tests.models import CONFIGS
 from tests.patching.comparing import Asked, assert_equals_the_loop, double, prompts_of
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 DIRECTIONS = ["denoise", "noise"]
 
 

@@ -9,8 +9,10 @@ import torch
 from pellucid import HookedTransformer, Noise, Site, Zero, patching
 from pellucid.base.errors import ArgumentError, MisreadWarning, OutputError, TokenError, TooLargeError, UnknownNameError
 from pellucid.patching import KL, Logit, LogitDiff, Loss
-from tests.models import CONFIGS, model_of, unchecked
+from tests.models import CONFIGS, model_of
 from tests.patching.comparing import prompts_of
+
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 PAIRS = prompts_of((6, 6)).pairs
 UNEVEN = prompts_of((6, 4)).pairs
@@ -24,7 +26,7 @@ def never_run(monkeypatch):
 
 
 def refused(error, match, *, kind="gpt2", pairs=PAIRS, **ask):
-    with pytest.raises(error, match=match) as caught, unchecked():
+    with pytest.raises(error, match=match) as caught:
         patching.sweep(model_of(kind), pairs, **{"site": "z", "over": "layer", "progress": False} | ask)
     return str(caught.value)
 
@@ -112,7 +114,7 @@ ARGUMENTS = [
     ({"site": None}, "site must name what is patched, got none"),
     ({"site": ()}, "site must name what is patched, got none"),
     ({"site": 3}, "site must be"),
-    ({"site": (Site("z"),)}, "site must be the name of an activation, or several, got Site"),
+    ({"site": (3,)}, "site must be the name of an activation"),
     ({"over": "group"}, "groups and over='group' go together"),
     ({"groups": {"a": Site("z", layer=0)}}, "groups and over='group' go together"),
     ({"over": "group", "groups": {}}, "groups and over='group' go together"),
@@ -123,8 +125,8 @@ ARGUMENTS = [
         "site must be left out, or be that of the groups, z",
     ),
     ({"over": ("group", "head"), "groups": {"a": Site("z")}}, "over must be group, with pos or position at most"),
-    ({"over": "group", "groups": {"a": Site("z", layer=2)}}, r"layers of a group's site must be some of \[0, 1\]"),
-    ({"over": "group", "groups": {"a": Site("z", layer=-3)}}, r"layers of a group's site must be some of \[0, 1\]"),
+    ({"over": "group", "groups": {"a": Site("z", layer=2)}}, "layers of a .*site must be some of .*0, 1"),
+    ({"over": "group", "groups": {"a": Site("z", layer=-3)}}, "layers of a .*site must be some of .*0, 1"),
     ({"over": "group", "groups": {"a": Site("z", head=4)}}, "head must lie in 0..3, got 4"),
     ({"over": "group", "groups": {"a": Site("z", pos=6)}}, "pos must lie in 0..5, got 6"),
     ({"metric": LogitDiff}, "metric must be a metric such as LogitDiff\\(\\), or a function"),

@@ -9,6 +9,8 @@ from pellucid.patching import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, Ran
 from tests.models import CONFIGS, model_of
 from tests.patching.comparing import Asked, assert_equals_the_loop, double, prompts_of
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 AT = ["end", "early", "first", ("end", "first"), ("early", "end", "first")]
 METRICS = [LogitDiff, Logit, LogProb, Rank, KL, Accuracy]
 UNITS = {"LogProb": "nats", "KL": "nats", "Rank": "tokens", "Accuracy": "fraction", "Loss": "nats"}

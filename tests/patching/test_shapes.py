@@ -1,14 +1,17 @@
-"""Sweeps of every site with the shape checks of the tests on, which `comparing` leaves out to save time."""
+"""Sweeps of every site with the shape checks of the tests on, which the other modules here leave out."""
 
 import pytest
 
 from pellucid import Noise, Zero, patching
 from pellucid.patching import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, Rank
 from tests.patching.comparing import double, prompts_of
-from tests.patching.test_against_literal import OVER, THERE
+from tests.patching.questions import OVER
+from tests.reference import sweep as loop
+
+THERE = [(kind, site) for kind in ("gpt2", "llama") for site in OVER if loop.points(double(kind), site)]
 
 
-@pytest.mark.parametrize("kind, site", [(kind, site) for kind, site in THERE if kind in ("gpt2", "llama")])
+@pytest.mark.parametrize("kind, site", THERE)
 def test_annotations_hold_at_every_site(kind, site):
     over, direction = OVER[site][-1], {"gpt2": "denoise", "llama": "noise"}[kind]
     prompts = prompts_of((4, 2) if "position" in over else (4, 4), same=1, answers=2)

@@ -7,6 +7,8 @@ from tests.models import CONFIGS, tokens_of
 from tests.patching.comparing import double
 from tests.reference import sweep as loop
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 CLEAN, CORRUPTED = tokens_of(batch=1, seed=1), tokens_of(batch=1, seed=2)
 PARTS = [
     ("z", ("layer", "head", "pos")),

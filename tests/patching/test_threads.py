@@ -10,6 +10,8 @@ from pellucid.patching import KL, Loss
 from tests.models import model_of
 from tests.patching.comparing import prompts_of
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 
 def asks():
     one, other = prompts_of((6, 6), seed=1).pairs, prompts_of((7, 5, 6), seed=2).pairs

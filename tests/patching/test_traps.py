@@ -16,6 +16,8 @@ from tests.models import CONFIGS, model_of
 from tests.patching.comparing import Asked, assert_equals_the_loop, double, prompts_of
 from tests.reference import sweep as loop
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 STREAM = [("resid_pre", ("layer", "pos")), ("mlp_out", ("layer", "pos")), ("z", ("layer", "pos", "head"))]
 MORE = [
     *[("k", ("layer", "pos")), ("v", ("layer", "pos", "kv_head")), ("post", ("layer", "pos", "neuron"))],
@@ -141,6 +143,8 @@ def test_a_group_with_one_weight_of_a_pattern_is_told_too():
     single = {"one weight": Site("pattern", layer=0, head=0, q_pos=3, k_pos=1)}
     grouped = patching.sweep(double(), prompts.pairs, over="group", groups=single, progress=False)
     assert "does not sum to 1" in grouped.record.settings["note"]
+    found = swept(double(), prompts, Site("pattern", q_pos=3, k_pos=1), ("layer", "head"))
+    assert "does not sum to 1" in found.record.settings["note"]
 
 
 def test_of_several_sites_a_later_value_replaces_what_was_made_anew():

@@ -90,8 +90,9 @@ class Asked:
                 found[name] = repr(edit)
         if question.groups:
             found["groups"] = {name: [repr(site) for site in sites] for name, sites in question.groups.items()}
-        keyed = any(site.k_pos is not None for sites in question.groups.values() for site in sites)
-        if "pattern" in question.sites and (keyed or "k_pos" in question.over):
+        parts = [*question.parts.values(), *(site for sites in question.groups.values() for site in sites)]
+        keyed = "k_pos" in question.over or any(part.k_pos is not None for part in parts)
+        if "pattern" in question.sites and keyed:
             found["note"] = NO_SUM
         return found
 
