@@ -202,7 +202,7 @@ class Loss(TokenMetric):
             ArgumentError: A prompt has a single token, or a position has none after it.
         """
         rows = self.rows(pairs)
-        if bool(((rows >= pairs.lengths[:, None] - 1) | (rows < 0).all(1, keepdim=True)).any()):
+        if bool((rows >= pairs.lengths[:, None] - 1).any()) or bool((rows < 0).all(1).any()):
             raise ArgumentError("Loss needs a token after each position that it looks at, got a prompt's last one")
 
     def rows(self, pairs: Pairs) -> Int[Tensor, "batch k"]:
