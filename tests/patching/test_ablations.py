@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid import Add, Edit, HookedTransformer, Mean, Noise, Replace, Resample, Scale, Shift, Site, Zero, patching
+from pellucid import Add, HookedTransformer, Mean, Noise, Replace, Resample, Scale, Shift, Site, Zero, patching
 from pellucid.base.errors import ArgumentError
 from pellucid.patching import LogitDiff, Loss
 from pellucid.text.vocabulary import integer_vocabulary
@@ -108,7 +108,7 @@ def test_whatever_is_ablated_equals_the_loop(drawn, edit):
 
 @pytest.mark.slow
 @given(drawn_questions(), st.sampled_from(list(EDITS)))
-@settings(max_examples=1000)
+@settings(max_examples=200)
 def test_whatever_is_ablated_equals_the_loop_very_often(drawn, edit):
     assert_any_ablation_equals_the_loop(drawn, edit)
 
@@ -220,16 +220,16 @@ def test_the_clean_side_of_pairs_is_ablated_and_the_metric_is_theirs():
     assert found.record.settings["direction"] == "noise" and "Zero" in found.record.settings["by"]
 
 
-def test_what_zeros_mean_depends_on_the_processing_which_is_recorded():
+def test_what_zeros_mean_depends_on_the_processing_which_is_recorded(tmp_path):
     """A value of zero keeps b_V where it is folded into b_O, and takes it away where it is not."""
-    name, told = "toy-induction", {}
+    model_of("gpt2").save_pretrained(tmp_path / "model")
+    found = []
     for folded in (True, False):
-        model = HookedTransformer.from_pretrained(name, dtype=torch.float64, fold_value_biases=folded)
-        told[folded] = patching.ablate(model, [[0, 5, 9, 7, 5]], site="v", over="layer", by=Zero(), progress=False)
-    assert [any("value_bias" in step for step in told[folded].record.processing) for folded in (True, False)] in (
-        [True, False],
-        [False, False],  # a model without such biases has nothing to fold
-    )
+        model = HookedTransformer.from_pretrained(tmp_path / "model", fold_value_biases=folded)
+        found.append(patching.ablate(model, [[0, 5, 9, 7]], site="v", over="layer", by=Zero(), progress=False))
+    assert ["fold_value_biases" in each.record.processing for each in found] == [True, False]
+    assert found[0].dataset["clean"].values == pytest.approx(found[1].dataset["clean"].values, abs=1e-5)
+    assert (abs(found[0].values - found[1].values) > 1e-3).all()
 
 
 @pytest.mark.parametrize("by", [Zero("z"), Zero(Site("z", layer=0)), "zero", None, Zero])
@@ -238,8 +238,8 @@ def test_the_edit_must_be_one_without_a_site(by):
         patching.ablate(double(), [[1, 2, 3]], site="z", over="layer", by=by, progress=False)
 
 
-def test_the_default_metric_of_a_difference_is_asked_of_the_clean_side():
+def test_the_metric_is_recorded_with_where_it_looks():
     found = patching.ablate(
         double(), prompts_of().pairs, site="z", over="layer", by=Zero(), metric=LogitDiff(at="early"), progress=False
     )
-    assert isinstance(Zero(), Edit) and found.record.settings["metric"] == repr(LogitDiff(at="early"))
+    assert found.record.settings["metric"] == repr(LogitDiff(at="early"))

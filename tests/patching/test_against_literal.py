@@ -25,7 +25,8 @@ THERE = [(kind, site) for kind, model in MODELS.items() for site in OVER if loop
 
 @pytest.mark.parametrize("kind, site", THERE, ids=lambda part: part)
 def test_a_site_patched_over_any_axes_equals_the_loop(kind, site):
-    for i, over in enumerate(OVER[site] if kind in ("gpt2", "llama") else OVER[site][-1:]):
+    most = {"gpt2": 9, "llama": 2}.get(kind, 1)  # all of them in each kind: the slow test below
+    for i, over in enumerate(OVER[site][-most:]):
         prompts = prompts_of((4, 6) if "position" in over else (5,), same=1, seed=i)
         asked = Asked(site, over, direction=DIRECTIONS[(THERE.index((kind, site)) + i) % 2])
         assert_equals_the_loop(MODELS[kind], prompts, asked, limit=3)
@@ -166,6 +167,7 @@ SEVERAL = [
     (("z", "mlp_out"), ("layer", "position")),
     (("attn_scores", "pattern"), ("layer", "head", "q_pos")),
     (("embed", "pos_embed"), ("pos",)),
+    (("embed", "resid_post"), ("layer", "pos")),
     (("pre", "post"), ("layer", "neuron")),
 ]
 
@@ -184,15 +186,10 @@ FREEZE = [("ln_scale",), ("pattern",), ("ln_scale", "pattern")]
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "attention only"])
 def test_what_is_held_keeps_the_value_of_the_run_that_is_patched(kind, freeze):
     model = double(kind)
-    for site, over in [
-        ("resid_pre", ("layer", "pos")),
-        ("z", ("layer", "head")),
-        ("q", ("layer",)),
-        ("pattern", "layer"),
-    ]:
-        for direction in DIRECTIONS:
-            asked = Asked(site, over, freeze=freeze, direction=direction)
-            assert_equals_the_loop(model, prompts_of((5, 4) if "pos" not in over else (5, 5)), asked, limit=3)
+    for i, (site, over) in enumerate([("resid_pre", "pos"), ("z", "head"), ("q", "position"), ("pattern", "q_pos")]):
+        for direction in DIRECTIONS[i % 2 :]:
+            asked = Asked(site, ("layer", over), freeze=freeze, direction=direction)
+            assert_equals_the_loop(model, prompts_of((5, 4) if over in ("head", "position") else (5,)), asked, limit=3)
 
 
 @pytest.mark.parametrize("site", ["attn_in", "q_input", "k_input", "v_input"])
@@ -219,7 +216,7 @@ def test_whatever_is_asked_equals_the_loop(drawn):
 
 @pytest.mark.slow
 @given(drawn_questions())
-@settings(max_examples=1500)
+@settings(max_examples=300)
 def test_whatever_is_asked_equals_the_loop_very_often(drawn):
     model, prompts, asked = question_of(drawn)
     assert_equals_the_loop(model, prompts, asked, limit=10)

@@ -83,7 +83,7 @@ class Grid:
     def _labels(self, axis: str) -> tuple[Label, ...]:
         scene, question = self.scene, self.question
         if axis == "layer":
-            found = [set(self.layers[site]) for site in question.sites]
+            found = [set(there) for site in question.sites if None not in (there := self.layers[site])]
             return tuple(sorted(layer for layer in set.intersection(*found) if layer is not None))
         if axis == "position":
             return tuple(scene.positions)
