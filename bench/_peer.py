@@ -22,7 +22,7 @@ def made(folder):
 
 
 def metric(logits, answer, wrong):
-    return (logits[0, -1, answer] - logits[0, -1, wrong]).item()
+    return (logits[:, -1, answer] - logits[:, -1, wrong]).mean().item()
 
 
 def patch(cache, cell):
@@ -61,7 +61,7 @@ def main():
     model = made(sys.argv[1])
     for line in sys.stdin:
         asked = json.loads(line)
-        clean, corrupted = (torch.tensor([asked[side]]) for side in ("clean", "corrupted"))
+        clean, corrupted = (torch.tensor(asked[side]) for side in ("clean", "corrupted"))
         names = {name_of(cell) for cell in asked["cells"]}
         _, cache = model.run_with_cache(clean, names_filter=names.__contains__)
         times, values = [], []

@@ -107,7 +107,7 @@ def loop_of(model: HookedTransformer) -> Iterator[Loop | None]:
         peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
         def run(pairs: patching.Pairs, cells: list[Cell]) -> tuple[list[float], list[float]]:
-            asked = {"clean": pairs.clean[0].tolist(), "corrupted": pairs.corrupted[0].tolist(), "cells": cells}
+            asked = {"clean": pairs.clean.tolist(), "corrupted": pairs.corrupted.tolist(), "cells": cells}
             assert peer.stdin is not None and peer.stdout is not None
             print(json.dumps(asked | {"answer": ANSWER, "wrong": WRONG}), file=peer.stdin, flush=True)
             line = peer.stdout.readline()
@@ -170,8 +170,8 @@ def many_prompts(model: HookedTransformer, loop: Loop | None, best_rate: float) 
     needed = 32 * Flops(GPT2_SMALL, T=T, first=FIRST).by_position("resid_pre") / best_rate
     told = f"{'32 pairs, resid_pre':26} {seconds:7.2f} s  {seconds / needed:19.2f} × necessary"
     if loop is not None:
-        times, _ = loop(pair(), [{"site": "resid_pre", "layer": i % 12, "pos": i % T} for i in range(CELLS)])
-        told += f"  {32 * 12 * T * min(times) / seconds:5.0f} × the loop (at least 22; prototype 30)"
+        times, _ = loop(pairs, [{"site": "resid_pre", "layer": i % 12, "pos": i % T} for i in range(CELLS)])
+        told += f"  {12 * T * min(times) / seconds:5.0f} × the loop, 32 prompts a run (at least 22; prototype 30)"
     print(told, flush=True)
 
 

@@ -169,15 +169,20 @@ class Grid:
         for axis in INNER:
             if axis in where:
                 picked["kv_head" if axis == "head" and "kv_head" in axes else axis] = where[axis]
-        narrowed = self.question.parts.get(site, Site(axes_name(site)))
-        return replace(self._placed(site, narrowed, prompt, where), **picked)
+        narrowed = self.question.parts.get(site)
+        if narrowed is not None:
+            return self._placed(site, narrowed, prompt, where, **picked)
+        return Site(axes_name(site), **picked, **self._at_row(axes, prompt, where))
 
-    def _placed(self, site: str, part: Site, prompt: int, where: Mapping[str, Label]) -> Site:
+    def _placed(self, site: str, part: Site, prompt: int, where: Mapping[str, Label], **picked: Any) -> Site:
         """A part of a site with its named position made a number, or with the row's position."""
-        row = self.row(prompt, where)
         pos = self.scene.positions[part.pos][prompt] if isinstance(part.pos, str) else part.pos
-        moved: dict[str, Any] = {} if row is None else {"q_pos" if "q_pos" in axes_of(site) else "pos": row}
-        return replace(part, **{"name": axes_name(site), "layer": None, "pos": pos, **moved})
+        moved = {"pos": pos, **self._at_row(axes_of(site), prompt, where), **picked}
+        return replace(part, name=axes_name(site), layer=None, **moved)
+
+    def _at_row(self, axes: Sequence[str], prompt: int, where: Mapping[str, Label]) -> dict[str, Any]:
+        row = self.row(prompt, where)
+        return {} if row is None else {"q_pos" if "q_pos" in axes else "pos": row}
 
     def _group_layers(self, site: Site) -> list[int | None]:
         return self._chosen(site, self.layers[site_name(site.name)])
