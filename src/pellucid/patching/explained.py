@@ -1,10 +1,9 @@
 """A plan in words: what will run, how often, and which cells are known without running."""
 
-from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from math import prod
 
-if TYPE_CHECKING:
-    from pellucid.patching.plan import Plan
+from pellucid.patching.grid import Grid
 
 HOW = {
     "stream": "the stream of a row joins before its layer's attention",
@@ -18,31 +17,38 @@ HOW = {
 """By the preparations of `sites.py`."""
 
 
-def explained(plan: "Plan") -> str:
-    """What will run, how often, and which cells are known without running."""
-    grid, question = plan.grid, plan.grid.question
+def explained(
+    grid: Grid,
+    *,
+    known: Mapping[str, int],
+    walked: Mapping[str, int],
+    rows: int,
+    plain: Mapping[int | None, int],
+    jobs: int | None,
+) -> str:
+    """What will run, how often, and which cells are known without running.
+
+    Args:
+        grid: The cells.
+        known: How many need no run, by the reason.
+        walked: How many join the walk, by how they are prepared.
+        rows: What these carry.
+        plain: How many are run plainly, by the layer that they begin at, None for the embedding.
+        jobs: Parts that the work is split in, once that is settled.
+    """
     axes = " × ".join(f"{axis} {len(labels)}" for axis, labels in grid.labels.items()) or "one cell"
-    total = 1
-    for size in grid.shape:
-        total *= size
-    sites = " + ".join(question.sites) or "groups of sites"
-    lines = [f"{sites}: prompt {grid.shape[0]} × {axes} = {total:,} cells"]
-    known = sum(plan.known.values())
-    if known:
-        lines.append(f"known without running: {known:,}")
-        lines += [f"  {count:,} {reason}" for reason, count in plan.known.items() if count]
-    walked = Counter[str]()
-    for entry in plan.entries:
-        walked[entry.kind.prepared] += len(entry.cells)
-    rows = sum(len(entry.cells) * entry.carried for entry in plan.entries)
+    sites = " + ".join(grid.question.sites)
+    lines = [f"{sites}: prompt {grid.shape[0]} × {axes} = {prod(grid.shape):,} cells"]
+    if sum(known.values()):
+        lines.append(f"known without running: {sum(known.values()):,}")
+        lines += [f"  {count:,} {reason}" for reason, count in known.items() if count]
     if walked:
-        parts = "" if plan.jobs is None else f", in {plan.jobs} part{'s' if plan.jobs > 1 else ''}"
-        lines.append(f"in one walk through the layers: {walked.total():,}, which carry {rows:,} rows{parts}")
+        parts = "" if jobs is None else f", in {jobs} part{'s' if jobs > 1 else ''}"
+        lines.append(f"in one walk through the layers: {sum(walked.values()):,}, which carry {rows:,} rows{parts}")
         lines += [f"  {HOW[name]}" for name in walked]
-    plain = sum(len(cells.cells) for cells in plan.plain)
     if plain:
-        lowest = min(-1 if cells.layer is None else cells.layer for cells in plan.plain)
-        begin = "the embedding" if lowest < 0 else f"layer {lowest}"
-        lines.append(f"run plainly, each as a row of a batch from {begin} on: {plain:,}")
-        lines.append(f"  {question.plainly or 'several points are patched together, or one that no walk passes'}")
+        begin = "the embedding" if None in plain else f"layer {min(layer for layer in plain if layer is not None)}"
+        lines.append(f"run plainly, each as a row of a batch from {begin} on: {sum(plain.values()):,}")
+        why = grid.question.plainly or "several points are patched together, or one that no walk passes"
+        lines.append(f"  {why}")
     return "\n".join(lines)

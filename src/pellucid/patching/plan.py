@@ -93,7 +93,13 @@ class Plan:
 
     def explain(self) -> str:
         """What will run, how often, and which cells are known without running."""
-        return explained(self)
+        walked, plain = Counter[str](), Counter[int | None]()
+        for entry in self.entries:
+            walked[entry.kind.prepared] += len(entry.cells)
+        for batch in self.plain:
+            plain[batch.layer] += len(batch.cells)
+        rows = sum(len(entry.cells) * entry.carried for entry in self.entries)
+        return explained(self.grid, known=self.known, walked=walked, rows=rows, plain=plain, jobs=self.jobs)
 
 
 def make_plan(question: Question, scene: Scene) -> Plan:
