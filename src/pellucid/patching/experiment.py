@@ -150,7 +150,8 @@ class Experiment:
             return None
         clean = runs if self.clean or not others else others
         last = {prompt: last_stream(run) for prompt, run in clean.items()}
-        return Readout(self.model, self.metric, self.pairs, last)
+        at_once = self.budget.chunk // self.budget.itemsize
+        return Readout(self.model, self.metric, self.pairs, last, at_once=at_once)
 
     def _measured(self, side: Side | None, run: PromptRun, readout: Readout | None) -> float:
         """The metric of a run that is not patched."""

@@ -17,9 +17,6 @@ from pellucid.patching.walk import Group
 from pellucid.tasks.metrics import RowMetric, TokenMetric
 from pellucid.tasks.pairs import Pairs
 
-LOGITS = 2**23
-"""Logits that are held at once: 32 MB of float32."""
-
 
 class Readout:
     """Makes the metric of cells from their last stream.
@@ -29,12 +26,19 @@ class Readout:
         metric: A metric of rows.
         pairs: The prompts.
         last: The stream behind the last block of the clean runs, for metrics that compare with them; by prompt.
+        at_once: Logits that are held at once, for metrics that need all of them.
     """
 
     def __init__(
-        self, model: HookedTransformer, metric: RowMetric, pairs: Pairs, last: Mapping[int, Tensor] | None = None
+        self,
+        model: HookedTransformer,
+        metric: RowMetric,
+        pairs: Pairs,
+        last: Mapping[int, Tensor] | None = None,
+        *,
+        at_once: int,
     ) -> None:
-        self.model, self.metric, self.last = model, metric, last
+        self.model, self.metric, self.last, self.at_once = model, metric, last, at_once
         self.rows, self.targets = metric.rows(pairs), metric.targets(pairs)
         self.found: list[tuple[Int[Tensor, " cell"], Float[Tensor, " cell"]]] = []
         self._unpatched: dict[int, Tensor] = {}
@@ -77,13 +81,17 @@ class Readout:
             picked = self._picked(normed, targets)
             scores = self.metric.combine(picked.flatten(0, 1), targets.repeat(len(x), 1), None)
             return scores.view(len(x), -1)
-        found = []
+        flat, found = normed.flatten(0, 1), []
         reference = self._reference(prompt, at)
-        for part in normed.split(max(1, LOGITS // (len(at) * self.model.config.vocab_out))):
-            logits = self.model.unembed(part).flatten(0, 1)
-            beside = None if reference is None else reference.repeat(len(part), 1)
-            found.append(self.metric.score(logits, targets.repeat(len(part), 1), beside).view(len(part), -1))
-        return torch.cat(found)
+        size = max(1, self.at_once // self.model.config.vocab_out)
+        once = self.model.unembed(reference) if reference is not None and len(reference) <= size else None
+        for places in torch.arange(len(flat), device=flat.device).split(size):
+            rows = places % len(at)
+            beside = None
+            if reference is not None:
+                beside = self.model.unembed(reference[rows]) if once is None else once[rows]
+            found.append(self.metric.score(self.model.unembed(flat[places]), targets[rows], beside))
+        return torch.cat(found).view(len(x), -1)
 
     def _picked(
         self, normed: Float[Tensor, "cell row d_model"], targets: Int[Tensor, "row n"]
@@ -94,11 +102,12 @@ class Readout:
         logits = torch.einsum("crm,rnm->crn", normed, columns)
         return widened(logits if unembed.b_U is None else logits + unembed.b_U[ids])
 
-    def _reference(self, prompt: int, at: Sequence[int]) -> Float[Tensor, "row d_vocab"] | None:
+    def _reference(self, prompt: int, at: Sequence[int]) -> Float[Tensor, "row d_model"] | None:
+        """The clean run behind the last norm, at these rows, for a metric that compares with it."""
         if not self.metric.needs_reference or self.last is None:
             return None
-        rows = [self._rows(prompt)[i] for i in at]
-        return self.model.unembed(self.model.ln_final(self.last[prompt][rows]))
+        rows = self._rows(prompt)
+        return self.model.ln_final(self.last[prompt][[rows[i] for i in at]])
 
 
 def last_stream(run: PromptRun) -> Float[Tensor, "pos d_model"]:
