@@ -141,8 +141,11 @@ def test_nothing_shows_where_no_terminal_is(monkeypatch):
 
 def test_nothing_shows_where_stderr_is_missing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
+    done = []
     with progress(2, "jobs") as advance:
         advance(1)
+        done.append(1)
+    assert done == [1]
 
 
 def test_nothing_shows_where_it_is_not_wanted(monkeypatch):
