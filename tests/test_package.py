@@ -54,6 +54,16 @@ def test_an_import_brings_in_nothing_heavy(tmp_path, name):
     assert HEAVY & set(said.split()) == set()
 
 
+def test_loading_brings_in_nothing_heavy_either(tmp_path):
+    attention, mlp = pellucid.AttentionConfig(n_heads=2, d_head=4), pellucid.MLPConfig(d_mlp=16)
+    config = pellucid.Config(n_layers=1, d_model=8, d_vocab=10, n_ctx=8, attention=attention, mlp=mlp)
+    pellucid.HookedTransformer(config, seed=0).save_pretrained(tmp_path / "model", family="gpt2")
+    code = "import sys; from pellucid import HookedTransformer; HookedTransformer.from_pretrained('model')([[1, 2]]); "
+    said = run(sys.executable, "-c", code + "print(*sys.modules)", cwd=tmp_path)
+    assert "pellucid.pretrained.families.gpt2" in said.split()
+    assert {*HEAVY, "sympy"} & set(said.split()) == set()
+
+
 @pytest.mark.parametrize(
     "name", ["HookedTransformer", "HookPoint", "ActivationCache", "get_act_name", "to_numpy", "get_device"]
 )

@@ -79,7 +79,12 @@ class Place:
             room = torch.empty([self.sizes[axis] for axis in self.memory.split()], dtype=dtype, device=device)
             return [rearrange(room, f"{self.memory} -> {self.pattern.split('->')[1]}")]
         strided = self.views(torch.empty(self.shape, dtype=dtype, device="meta"))
-        return [torch.empty_like(view, device=device) for view in strided]
+        # As `empty_like` would; on another device than the view's that imports SymPy, half a second.
+        slowest_first = [sorted(range(view.ndim), key=view.stride, reverse=True) for view in strided]
+        return [
+            torch.empty_permuted(view.shape, order, dtype=dtype, device=device)
+            for view, order in zip(strided, slowest_first, strict=True)
+        ]
 
     @property
     def lead(self) -> str:
