@@ -16,8 +16,7 @@ if LIBRARY == "pellucid":
 elif LIBRARY == "transformer_lens":
     from transformer_lens import HookedTransformer
 else:
-    from transformers import AutoModelForCausalLM
-    from transformers import GPT2LMHeadModel as _  # what it imports late, the others import now
+    from transformers import GPT2LMHeadModel
 IMPORTED = time.perf_counter() - START
 
 import torch  # noqa: E402
@@ -26,7 +25,7 @@ import torch  # noqa: E402
 def loaded(way: str) -> torch.nn.Module:
     """The model: `processed` as both hooked libraries do by default, or `plain`."""
     if LIBRARY == "transformers":
-        return AutoModelForCausalLM.from_pretrained(FOLDER)
+        return GPT2LMHeadModel.from_pretrained(FOLDER)
     place = "gpt2" if LIBRARY == "transformer_lens" else FOLDER
     if way == "processed":
         return HookedTransformer.from_pretrained(place, device="cpu")

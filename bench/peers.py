@@ -1,7 +1,7 @@
-"""Import, loading and forward beside `transformers`, and TransformerLens 2.18 where PELLUCID_PEER names a Python with it.
+"""Import, loading and forward beside `transformers`, and TransformerLens 2.18 where PELLUCID_PEER is a Python with it.
 
-Each library works in a process of its own, on the same random weights of GPT-2-small size, and they take turns; the best
-of each counts. TransformerLens knows models by hub names alone: it finds the folder as the `gpt2` of a cache of its own.
+Each library works in a process of its own, on the same random weights of GPT-2-small size, and they take turns; the
+best of each counts. TransformerLens knows models by hub names alone: it finds the folder as the `gpt2` of a cache.
 """
 
 import json
@@ -22,8 +22,6 @@ from pellucid import HookedTransformer
 from pellucid.pretrained.export import save_pretrained
 
 ROUNDS = 4
-WEIGHTS = 4 * 124_439_808
-"""Bytes of the weights of GPT-2 small in float32, the embedding counted once."""
 SHAPES = ((1, 17), (8, 128))
 """Prompts and tokens of the forward passes."""
 
@@ -110,13 +108,13 @@ def starts(pythons: dict[str, str], folder: Path) -> None:
                     seconds.setdefault(("import", library), []).append(only[library].imported)
                     done = only[library].ask(load=way)
                 seconds.setdefault((way, library), []).append(done["seconds"])
-                memory.setdefault((way, library), []).append(done["more"] / WEIGHTS)
+                memory.setdefault((way, library), []).append(done["more"] / 1e6)
     for what, told in (("import", "import"), ("plain", "load, weights read"), ("processed", "load, processed")):
         best = {library: min(times) for (name, library), times in seconds.items() if name == what}
-        print(f"  {told:22} " + _beside(best, "s", 1))
+        print(f"  {told:22} " + _beside(best))
     for way in ("plain", "processed"):
-        best = {library: min(ratios) for (name, library), ratios in memory.items() if name == way}
-        print(f"  {'peak / weights, ' + way:22} " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in best.items()))
+        best = {library: min(sizes) for (name, library), sizes in memory.items() if name == way}
+        print(f"  {'peak of load, ' + way:22} " + ", ".join(f"{name} {size:.0f} MB" for name, size in best.items()))
 
 
 def forwards(pythons: dict[str, str], folder: Path) -> None:
@@ -132,14 +130,13 @@ def forwards(pythons: dict[str, str], folder: Path) -> None:
             if len(tops) > 1:
                 raise SystemExit(f"all libraries must predict the same token, got {tops}: they do not run one model")
             best = {name: min(turn[name]["seconds"] for turn in answers[1:]) for name in running}
-            print(f"  {f'forward, {batch} × {pos}':22} " + _beside(best, "ms", 1000))
+            print(f"  {f'forward, {batch} × {pos}':22} " + _beside(best))
 
 
-def _beside(best: dict[str, float], unit: str, scale: float) -> str:
-    told = [f"pellucid {scale * best['pellucid']:.3g} {unit}"]
-    others = {name: time for name, time in best.items() if name != "pellucid"}
-    told += [f"{name} {scale * t:.3g} {unit} ({t / best['pellucid']:.2f} × ours)" for name, t in others.items()]
-    return ", ".join(told)
+def _beside(best: dict[str, float]) -> str:
+    ours = best["pellucid"]
+    others = [f"{name} {t:.3f} s ({t / ours:.2f} × ours)" for name, t in best.items() if name != "pellucid"]
+    return ", ".join([f"pellucid {ours:.3f} s", *others])
 
 
 def main() -> None:
@@ -152,7 +149,8 @@ def main() -> None:
         print("PELLUCID_PEER names no Python with transformer-lens 2.18: it is left out")
     with tempfile.TemporaryDirectory() as place:
         folder = cached(Path(place))
-        print(f"GPT-2-small size, float32; best of {ROUNDS} fresh processes, or of turns")
+        size = (folder / "model.safetensors").stat().st_size / 1e6
+        print(f"GPT-2-small size, float32, a file of {size:.0f} MB; best of {ROUNDS} fresh processes, or of turns")
         starts(pythons, folder)
         forwards(pythons, folder)
 
