@@ -17,6 +17,9 @@ elif LIBRARY == "transformer_lens":
     from transformer_lens import HookedTransformer
 else:
     from transformers import GPT2LMHeadModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 IMPORTED = time.perf_counter() - START
 
 import torch  # noqa: E402
@@ -32,32 +35,25 @@ def loaded(way: str) -> torch.nn.Module:
     return HookedTransformer.from_pretrained_no_processing(place, device="cpu")
 
 
-def peak() -> int:
-    """The most memory that this process ever held, in bytes."""
+def memory(what: str) -> int:
+    """Of this process, in bytes: what it holds now (`VmRSS`), or the most that it ever held (`VmHWM`)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def held() -> int:
-    """What it holds now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 @torch.no_grad()
 def main() -> None:
     """Answers until stdin ends."""
-    model, told = None, sys.stdout
-    sys.stdout = sys.stderr  # libraries may talk
-    print(json.dumps({"imported": IMPORTED}), file=told, flush=True)
+    model = None
+    print(json.dumps({"imported": IMPORTED}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        before, start = held(), time.perf_counter()
+        before, start = memory("VmRSS"), time.perf_counter()
         if "load" in asked:
             model = loaded(asked["load"])
             model.eval()
             touched = float(sum(p.sum() for p in model.parameters()))  # a mapped weight is not loaded before it is read
-            answer = {"touched": touched, "more": peak() - before}
+            answer = {"touched": touched, "more": memory("VmHWM") - before}
         else:
             assert model is not None
             tokens = torch.tensor(asked["tokens"])
@@ -65,7 +61,7 @@ def main() -> None:
             logits = logits if isinstance(logits, torch.Tensor) else logits.logits
             answer = {"top": logits[0, -1].argmax().item()}
         answer["seconds"] = time.perf_counter() - start
-        print(json.dumps(answer), file=told, flush=True)
+        print(json.dumps(answer), flush=True)
 
 
 main()

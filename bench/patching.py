@@ -10,7 +10,6 @@ argument `quick` makes it short.
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from bench._program import Program
 from bench._turns import GPT2_SMALL
 from bench.flops import Flops
 from pellucid import HookedTransformer, Measurement, Site, patching
@@ -103,24 +103,19 @@ def loop_of(model: HookedTransformer) -> Iterator[Loop | None]:
         shape = {name: getattr(model.cfg, name) for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp")}
         shape |= {"n_ctx": model.cfg.n_ctx, "d_vocab": model.cfg.d_vocab, "act_fn": "gelu_new", "device": "cpu"}
         Path(folder, "config.json").write_text(json.dumps(shape | {"normalization_type": "LN"}))
-        command = [python, str(Path(__file__).with_name("_peer.py")), folder]
-        peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        peer = Program(python, "_peer.py", folder)
 
         def run(pairs: patching.Pairs, cells: list[Cell]) -> tuple[list[float], list[float]]:
-            asked = {"clean": pairs.clean.tolist(), "corrupted": pairs.corrupted.tolist(), "cells": cells}
-            assert peer.stdin is not None and peer.stdout is not None
-            print(json.dumps(asked | {"answer": ANSWER, "wrong": WRONG}), file=peer.stdin, flush=True)
-            line = peer.stdout.readline()
-            while not line.startswith("{"):
-                line = peer.stdout.readline()
-            told = json.loads(line)
+            told = peer.ask(
+                **{"clean": pairs.clean.tolist(), "corrupted": pairs.corrupted.tolist(), "cells": cells},
+                **{"answer": ANSWER, "wrong": WRONG},
+            )
             return told["times"], told["values"]
 
         try:
             yield run
         finally:
-            peer.stdin.close()
-            peer.wait()
+            peer.end()
 
 
 def cells_of(effect: Measurement, asked: dict[str, Any], n: int) -> list[tuple[tuple[int, ...], Cell]]:

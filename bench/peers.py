@@ -7,16 +7,15 @@ best of each counts. TransformerLens knows models by hub names alone: it finds t
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from bench._program import Program
 from bench._turns import GPT2_SMALL
 from pellucid import HookedTransformer
 from pellucid.pretrained.export import save_pretrained
@@ -45,41 +44,13 @@ def cached(place: Path) -> Path:
     return folder
 
 
-class Contestant:
+class Contestant(Program):
     """A library in a fresh process."""
 
     def __init__(self, python: str, library: str, folder: Path) -> None:
-        command = [python, str(Path(__file__).with_name("_contestant.py")), library, str(folder)]
-        cache = folder.parents[2]
-        offline = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | offline,
-        )
-        self.imported: float = self._answer()["imported"]
-
-    def ask(self, **what: Any) -> dict[str, Any]:
-        """What it answers."""
-        assert self.process.stdin is not None
-        print(json.dumps(what), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def end(self) -> None:
-        """Lets the process end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.process.args} ended with status {self.process.wait()}")
-        return json.loads(line)
+        cache = {"HF_HUB_CACHE": str(folder.parents[2]), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        super().__init__(python, "_contestant.py", library, str(folder), **cache)
+        self.imported: float = self.answer()["imported"]
 
 
 @contextmanager

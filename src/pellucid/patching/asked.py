@@ -21,6 +21,7 @@ from pellucid.patching.plainly import Metric
 from pellucid.patching.plan import make_plan
 from pellucid.patching.runs import Edited, Side
 from pellucid.patching.sites import FROZEN, axes_of, check_over, layers_of, site_name
+from pellucid.pretrained.files import bytes_of
 from pellucid.tasks.metrics import RowMetric, default_metric
 from pellucid.tasks.pairs import Pairs
 
@@ -324,7 +325,7 @@ def hashed(tensors: Sequence[Tensor]) -> str:
     digest = sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(tensor.detach().cpu().contiguous()))
     return digest.hexdigest()[:16]
 
 

@@ -111,7 +111,7 @@ def _parted(flat: Float[Tensor, "flat ..."], groups: Sequence[Group]) -> list[Te
 
 def _through_mlp(block: Block, groups: Sequence[Group], chunks: Chunks) -> list[Group]:
     done = [_after_mlp(block, part) for part in _flat(groups).split(chunks.mlp_rows)]
-    parts = _parted(done[0] if len(done) == 1 else torch.cat(done), groups)
+    parts = _parted(_joined(done), groups)
     return [replace(group, x=part) for group, part in zip(groups, parts, strict=True)]
 
 
@@ -194,7 +194,7 @@ def _attend(
                 q[cells, span([place[row] for row in member.asking])] = member.q
             begin = cells.stop
         z.append(block.attn.attend(q, k, v, visible))
-    gathered, begin = z[0] if len(z) == 1 else torch.cat(z), 0
+    gathered, begin = _joined(z), 0
     for start, alike in groupby(members, key=lambda member: member.group.rows[0]):
         listed = list(alike)
         here = [row for row in rows if row >= start]

@@ -42,6 +42,20 @@ def clear(attn: Attention, head: int) -> None:
         W[head] = 0
 
 
+def rest_on(attn: Attention, head: int, bos: Float[Tensor, " d_model"], *, root: float, length: float) -> None:
+    """Every query finds BOS, by half the score of what it looks for; takes the head's last dimension.
+
+    Args:
+        attn: Whose head it is.
+        head: Which one.
+        bos: The direction of BOS.
+        root: Of the score that a match has.
+        length: Of BOS's vector behind the norm.
+    """
+    attn.get_parameter("b_Q")[head, -1] = root
+    attn.W_K[head, :, -1] = bos * (root / 2 / length)
+
+
 def check_heads(heads: dict[str, tuple[int, int]], n_layers: int, n_heads: int) -> None:
     """Whether heads are in the model, each in a later layer than the one before.
 

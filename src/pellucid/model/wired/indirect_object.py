@@ -12,7 +12,16 @@ from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
 from pellucid.model.mlp import MLPConfig
 from pellucid.model.positional import Learned
-from pellucid.model.wired.directions import LOGIT, SHARPNESS, Wired, behind_norm, check_heads, clear, directions
+from pellucid.model.wired.directions import (
+    LOGIT,
+    SHARPNESS,
+    Wired,
+    behind_norm,
+    check_heads,
+    clear,
+    directions,
+    rest_on,
+)
 
 TOKEN, POSITION, REPEATED, INHIBITED, ANSWER = 1.0, 1.0, 2.0, 2.0, 12.0
 """How long a feature's vector is: the token, its position, that it came before, which name to pass over, the answer."""
@@ -112,12 +121,6 @@ class _Features:
         return behind_norm(vector, *others, d_model=self.d_model)
 
 
-def _rests(attn: Attention, head: int, features: _Features, root: float) -> None:
-    """Every query finds BOS, by half the score of what it looks for."""
-    attn.get_parameter("b_Q")[head, -1] = root
-    attn.W_K[head, :, -1] = features.bos * (root / 2 / features.read(TOKEN, POSITION))
-
-
 def _wire_duplicate(attn: Attention, head: int, features: _Features) -> None:
     """From a name to the same name, never to itself: positions that are the same take off what the token gave."""
     root = math.sqrt(SHARPNESS / attn.config.factor)
@@ -128,7 +131,7 @@ def _wire_duplicate(attn: Attention, head: int, features: _Features) -> None:
     attn.W_K[head, :, :n] = features.names.T * (root / token)
     attn.W_Q[head, :, n : n + n_ctx] = -features.position.T * (root / place)
     attn.W_K[head, :, n : n + n_ctx] = features.position.T * (root / place)
-    _rests(attn, head, features, root)
+    rest_on(attn, head, features.bos, root=root, length=features.read(TOKEN, POSITION))
     attn.W_V[head, :, 0] = features.names.sum(0) / token
     attn.W_O[head, 0] = features.repeated * REPEATED
 
@@ -139,7 +142,7 @@ def _wire_inhibition(attn: Attention, head: int, features: _Features) -> None:
     clear(attn, head)
     attn.W_Q[head, :, 0] = features.end * (root / features.read(TOKEN, POSITION))
     attn.W_K[head, :, 0] = features.repeated * (root / features.read(REPEATED, TOKEN, POSITION))
-    _rests(attn, head, features, root)
+    rest_on(attn, head, features.bos, root=root, length=features.read(TOKEN, POSITION))
     attn.W_V[head, :, :n] = features.names.T / features.read(TOKEN, POSITION, REPEATED)
     attn.W_O[head, :n] = features.inhibited * INHIBITED
 
@@ -153,6 +156,6 @@ def _wire_mover(attn: Attention, head: int, features: _Features) -> None:
     attn.W_K[head, :, n] = features.names.sum(0) * (root / token)
     attn.W_Q[head, :, :n] = -features.inhibited.T * (2 * root / features.read(INHIBITED, TOKEN, POSITION))
     attn.W_K[head, :, :n] = features.names.T * (root / token)
-    _rests(attn, head, features, root)
+    rest_on(attn, head, features.bos, root=root, length=features.read(TOKEN, POSITION))
     attn.W_V[head, :, :n] = features.names.T / token
     attn.W_O[head, :n] = features.names * ANSWER

@@ -11,7 +11,16 @@ from pellucid.model.attention import Attention, AttentionConfig
 from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
 from pellucid.model.mlp import MLPConfig
-from pellucid.model.wired.directions import LOGIT, SHARPNESS, Wired, behind_norm, check_heads, clear, directions
+from pellucid.model.wired.directions import (
+    LOGIT,
+    SHARPNESS,
+    Wired,
+    behind_norm,
+    check_heads,
+    clear,
+    directions,
+    rest_on,
+)
 
 TOKEN, POSITION, BEFORE, NEXT = 1.0, 4.0, 4.0, 12.0
 """How long a feature's vector is: the token, its position, the token before it, the token that comes next.
@@ -132,7 +141,6 @@ def _wire_induction(attn: Attention, head: int, features: _Features) -> None:
     clear(attn, head)
     attn.W_Q[head, :, :-1] = features.token.T * (root / token)
     attn.W_K[head, :, :-1] = features.before.T * (root / features.read(BEFORE, POSITION, TOKEN))
-    attn.get_parameter("b_Q")[head, -1] = root
-    attn.W_K[head, :, -1] = features.bos[0] * (root / 2 / features.read(TOKEN, POSITION))
+    rest_on(attn, head, features.bos[0], root=root, length=features.read(TOKEN, POSITION))
     attn.W_V[head, :, :-1] = features.token.T
     attn.W_O[head, :-1] = features.token * (NEXT / token)

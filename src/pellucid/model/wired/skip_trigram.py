@@ -10,7 +10,16 @@ from pellucid.model.attention import Attention, AttentionConfig
 from pellucid.model.config import Config
 from pellucid.model.decoder import Decoder
 from pellucid.model.norms import LayerNorm
-from pellucid.model.wired.directions import LOGIT, SHARPNESS, Wired, behind_norm, check_heads, clear, directions
+from pellucid.model.wired.directions import (
+    LOGIT,
+    SHARPNESS,
+    Wired,
+    behind_norm,
+    check_heads,
+    clear,
+    directions,
+    rest_on,
+)
 
 ANSWER = 12.0
 """How long the vector is that the head writes; a token's is 1."""
@@ -107,5 +116,4 @@ def _wire(
         attn.W_K[head, :, i] = tokens[first] * (sharp / length)
         attn.W_V[head, :, i] = tokens[first] / length
         attn.W_O[head, i] = tokens[says[first]] * ANSWER
-    attn.get_parameter("b_Q")[head, -1] = sharp
-    attn.W_K[head, :, -1] = tokens[0] * (sharp / 2 / length)
+    rest_on(attn, head, tokens[0], root=sharp, length=length)
