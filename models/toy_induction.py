@@ -7,28 +7,25 @@ minutes on one core, and the same weights come out of the same version of torch 
 import json
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
-from pellucid import AttentionConfig, Config, HookedTransformer
+from pellucid import HookedTransformer
 from pellucid.analysis.repeated import repeated_tokens
 from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.studies.induction import CUT, induction
 from pellucid.studies.result import Figure, StudyResult
-from pellucid.text.vocabulary import integer_vocabulary
-from pellucid.train.loop import Schedule, train
-from pellucid.train.sequences import PeriodicSequences
+from pellucid.train import PeriodicSequences, read_recipe, train
 
 NAME = "toy-induction"
 TARGET = Path(__file__).resolve().parents[1] / "src" / "pellucid" / "bundled" / NAME
-SEED = 0
-CONFIG = Config(n_layers=2, d_model=64, d_vocab=64, n_ctx=128, attention=AttentionConfig(n_heads=4, d_head=16))
-SEQUENCES = PeriodicSequences(d_vocab=64, length=128, shortest=8, longest=63)
-SCHEDULE = Schedule(steps=1500, batch=64, lr=1e-2, betas=(0.9, 0.98), weight_decay=0.01, warmup=100, seed=SEED)
+RECIPE = read_recipe(NAME)
+DATA = RECIPE.data
+assert isinstance(DATA, PeriodicSequences)
 PERIODS = (10, 20, 31, 40, 50, 63)
 TOLD = ("accuracy_second_half", "induction_head", "induction_head_control", CUT, "previous_token_head")
 """The figures that decide, at each period."""
@@ -37,9 +34,9 @@ TOLD = ("accuracy_second_half", "induction_head", "induction_head_control", CUT,
 def main() -> int:
     """Trains, tests and writes the model; 1 if it fails the test."""
     torch.set_num_threads(1)
-    record = Record(model=NAME, seed=SEED)
-    model = HookedTransformer(CONFIG, integer_vocabulary(64), seed=SEED, device="cpu", record=record)
-    losses = train(model, SEQUENCES.draw, SCHEDULE, on_step=tell)
+    run = train(replace(RECIPE, probes=replace(RECIPE.probes, batch=0, held_out=0)), device="cpu", shown=True)
+    model, losses = run.model, run.history.values.tolist()
+    model.record = Record(model=NAME, seed=RECIPE.seed)
     found = {period: tested(model, period) for period in PERIODS}
     tests = {period: {name: result.figures[name] for name in TOLD} for period, result in found.items()}
     failed = [period for period, figures in tests.items() if not accepted(figures)]
@@ -57,15 +54,9 @@ def main() -> int:
     return 0
 
 
-def tell(step: int, loss: float) -> None:
-    """Says how far it is."""
-    if step % 100 == 0 or step == SCHEDULE.steps - 1:
-        print(f"step {step + 1:>4} of {SCHEDULE.steps}  loss {loss:.4f}", file=sys.stderr, flush=True)
-
-
 def tested(model: HookedTransformer, period: int) -> StudyResult:
     """What the study finds at a period, on tokens that the training never drew."""
-    return induction(model, repeated_tokens(model, seq_len=period, batch=64, seed=SEED + 1))
+    return induction(model, repeated_tokens(model, seq_len=period, batch=64, seed=RECIPE.seed + 1))
 
 
 def every_head(result: StudyResult) -> dict[str, dict[str, dict[str, float]]]:
@@ -95,12 +86,11 @@ def card(
     every = 10
     return {
         "name": NAME,
-        "recipe": "models/toy_induction.py",
-        "seed": SEED,
+        "made_by": "models/toy_induction.py",
+        "recipe": RECIPE.to_dict(),
+        "seed": RECIPE.seed,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "sequences": asdict(SEQUENCES),
-        "training": asdict(SCHEDULE),
         "loss": {
             "unit": "nats",
             "mean_of_steps": every,
@@ -118,14 +108,15 @@ def readme(losses: list[float], tests: dict[int, dict[str, Figure]]) -> str:
         accuracy, *scores = (f"{figures[name].value:.3f}" for name in TOLD)
         heads = f"{figures['induction_head'].label}, {figures['previous_token_head'].label}"
         rows.append(f"| {period} | {accuracy} | {heads} | {' | '.join(scores)} |")
-    uniform, reached = math.log(CONFIG.d_vocab), fmean(losses[-50:])
-    periods = f"{SEQUENCES.shortest}–{SEQUENCES.longest}"
+    uniform, reached = math.log(DATA.d_vocab), fmean(losses[-50:])
+    periods = f"{DATA.shortest}–{DATA.longest}"
     return f"""# {NAME}
 
 A transformer of two attention-only layers (d_model 64, 4 heads, 64 tokens with BOS 0, context 128) that continues
-random tokens which repeat. It was trained by `models/toy_induction.py` from seed {SEED}: {SCHEDULE.steps} steps of
-{SCHEDULE.batch} sequences, period uniform in {periods}, loss only after the first period, to {reached:.4f} nats
-(uniform {uniform:.2f}). In the first period, which no loss counted, its predictions mean nothing.
+random tokens which repeat. It was trained by `models/toy_induction.py` after the recipe `toy-induction`, from seed
+{RECIPE.seed}: {RECIPE.steps} steps of {RECIPE.batch_size} sequences, period uniform in {periods}, loss only after the
+first period, to {reached:.4f} nats (uniform {uniform:.2f}). In the first period, which no loss
+counted, its predictions mean nothing.
 
 What `pellucid study induction` says at several periods: accuracy in the second half; the induction head and the
 previous-token head, chosen on 32 prompts, and on 32 others the induction head's score, the same stripe on unrepeated

@@ -415,8 +415,9 @@ class HookedTransformer(Prompts):
             center_writing_weights: Take the mean off what writes into the stream (LayerNorm ignores it).
             center_unembed: Take the mean off the logits (softmax ignores it).
             refactor_factored_attn_matrices: Not offered.
-            checkpoint_index: Not offered yet.
-            checkpoint_value: Not offered yet.
+            checkpoint_index: Of the folder of a training run: which of its checkpoints, in the order of their steps;
+                negative counts from the last.
+            checkpoint_value: The same by its step. None of the two: the end of the run.
             hf_model: A loaded `transformers` model, whose weights are taken instead of files'.
             device: None: the best one here.
             n_devices: Only 1.
@@ -436,13 +437,12 @@ class HookedTransformer(Prompts):
             ArgumentError: An argument cannot be, or is not offered.
             CheckpointError: Nothing can be loaded under that name, or a file is damaged or of an unknown kind.
         """
+        from pellucid.pretrained.checkpoints import checkpoint
         from pellucid.pretrained.load import Options, load
         from pellucid.pretrained.processing import Processing
 
         refused = {
             "refactor_factored_attn_matrices": (refactor_factored_attn_matrices, False),
-            "checkpoint_index": (checkpoint_index, None),
-            "checkpoint_value": (checkpoint_value, None),
             "n_devices": (n_devices, 1),
         }
         for name, (given, only) in refused.items():
@@ -452,6 +452,8 @@ class HookedTransformer(Prompts):
             raise ArgumentError(
                 f"model_name must be a name or a folder, got {model_name!r}; `pellucid models` lists some"
             )
+        if checkpoint_index is not None or checkpoint_value is not None:
+            model_name = checkpoint(model_name, index=checkpoint_index, value=checkpoint_value)
         device = _usable(device)
         checked(tokenizer)
         loaded = load(

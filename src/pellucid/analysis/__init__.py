@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pellucid.analysis.attention import rest_scores
     from pellucid.analysis.compose import composition
     from pellucid.analysis.heads import head_scores, prefix_matching, role_scores
+    from pellucid.analysis.over_checkpoints import over_checkpoints
     from pellucid.analysis.repeated import predictions, repeated_tokens, unrepeated_tokens
     from pellucid.analysis.shifted import shifted_mlp
     from pellucid.analysis.weights import two_head_circuit, two_head_matches
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "composition": "pellucid.analysis.compose",
     "head_scores": "pellucid.analysis.heads",
+    "over_checkpoints": "pellucid.analysis.over_checkpoints",
     "predictions": "pellucid.analysis.repeated",
     "prefix_matching": "pellucid.analysis.heads",
     "repeated_tokens": "pellucid.analysis.repeated",
@@ -29,6 +31,7 @@ _HOME_OF = {
 __all__ = [
     "composition",
     "head_scores",
+    "over_checkpoints",
     "predictions",
     "prefix_matching",
     "repeated_tokens",

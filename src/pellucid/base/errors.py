@@ -45,6 +45,10 @@ class OutputError(PellucidError, OSError):
     """A place to write that cannot be written, or that holds results already."""
 
 
+class TrainingError(PellucidError, ArithmeticError):
+    """A training run that cannot go on, such as one whose loss is no number any more."""
+
+
 class TooLargeError(PellucidError, MemoryError):
     """A result that does not fit in memory."""
 

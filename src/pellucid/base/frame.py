@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pellucid.base.cells import cell_labels, chosen, dims_of, largest
+from pellucid.base.cells import cell_labels, check_same_cells, chosen, dims_of, largest
 from pellucid.base.errors import ArgumentError, CheckpointError, UnknownNameError, nearest
 from pellucid.base.labelled import labelled
 from pellucid.base.netcdf import load_dataset, save_dataset
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-UNITS = ("nats", "logits", "attention mass", "fraction", "tokens", "seconds", "bytes")
+UNITS = ("nats", "logits", "attention mass", "fraction", "tokens", "steps", "dimensions", "seconds", "bytes")
 """The one vocabulary of units. Accuracies, probabilities and ratios are fractions."""
 
 F = TypeVar("F", bound="Frame")
@@ -73,6 +73,41 @@ class Frame:
         made = cls.__new__(cls)
         made._dataset, made._record = dataset, record
         return made
+
+    @classmethod
+    def stacked(cls: type[F], dim: str, parts: Mapping[Any, F]) -> F:
+        """Several frames of the same cells as one, along a new first axis.
+
+        Args:
+            dim: The axis, out of `AXES`.
+            parts: The frames by their labels on it, whole numbers or strings.
+
+        Returns:
+            Unit, name and record are those of the first.
+
+        Raises:
+            ArgumentError: There are none, or they speak of different cells or units.
+            UnknownNameError: No such axis in the vocabulary.
+
+        Example:
+            >>> parts = {n: Frame([n, 2 * n], ("head",), unit="tokens", record=Record()) for n in (1, 5)}
+            >>> Frame.stacked("step", parts).values.tolist()
+            [[1.0, 2.0], [5.0, 10.0]]
+        """
+        import xarray
+
+        frames = list(parts.values())
+        if not frames:
+            raise ArgumentError(f"one frame or more must be given to be stacked along {dim}, got none")
+        first = frames[0]
+        for other in frames[1:]:
+            if other.unit != first.unit or set(other._dataset) != set(first._dataset):
+                raise ArgumentError(f"all parts must be alike, got {first.unit} and {other.unit}")
+            check_same_cells(first._dataset, other._dataset)
+        labels = labelled(np.zeros(len(frames)), (dim,), coords={dim: list(parts)}, variables={})
+        data = xarray.concat([frame._dataset for frame in frames], dim, coords="minimal", compat="override")
+        data = data.assign_coords({dim: labels[dim]}).assign_attrs(first._dataset.attrs)
+        return cls._framed(data.transpose(dim, *first.dims, ...), first.record)
 
     @property
     def dataset(self) -> "xarray.Dataset":

@@ -6,18 +6,25 @@ are; it holds where amounts are proportional to the time that they take.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from html import escape
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import rich.progress
 
-Advance = Callable[[float], object]
-"""Is told how much was done since it was last called; from any thread."""
+
+@runtime_checkable
+class Advance(Protocol):
+    """Is told how much was done since it was last called, and perhaps a word about it; from any thread."""
+
+    def __call__(self, amount: float, note: str = "", /) -> object:
+        """Counts so much as done."""
+        ...
+
 
 EVERY = 0.3
 """Seconds between two states of a notebook's line; what takes less shows none."""
@@ -43,6 +50,7 @@ class Work:
     def __init__(self, total: float, *, done: float = 0, now: float) -> None:
         self.total = total
         self.done = self._before = done
+        self.note = ""
         self._start = self._at = now
         self._lock = threading.Lock()
 
@@ -51,10 +59,11 @@ class Work:
         """From 0 to 1."""
         return min(1.0, self.done / self.total) if self.total > 0 else 1.0
 
-    def advance(self, amount: float, *, now: float) -> None:
-        """Counts what was done."""
+    def advance(self, amount: float, note: str = "", *, now: float) -> None:
+        """Counts what was done; the note stands until the next one."""
         with self._lock:
             self.done += amount
+            self.note = note or self.note
             self._at = now
 
     def left(self, *, now: float) -> float | None:
@@ -65,10 +74,11 @@ class Work:
         return max(0.0, (self.total - self.done) * (self._at - self._start) / did - (now - self._at))
 
     def words(self, *, now: float) -> str:
-        """Percent, count, time taken and left."""
+        """Percent, count, time taken and left, and the note."""
         percent = int(100 * self.fraction + 1e-6)  # so that sums of fractions reach 100
         count = f"  {self.done:{len(str(self.total))}.0f}/{self.total}" if isinstance(self.total, int) else ""
-        return f"{percent:3}%{count}  {_clock(now - self._start)}, {_clock(self.left(now=now))} left"
+        note = f"  {self.note}" if self.note else ""
+        return f"{percent:3}%{count}  {_clock(now - self._start)}, {_clock(self.left(now=now))} left{note}"
 
 
 @contextmanager
@@ -91,7 +101,7 @@ def progress(total: float, what: str, *, done: float = 0, shown: bool | None = N
     """
     notebook = _is_notebook()
     if not (notebook or _is_terminal(sys.stderr) if shown is None else shown):
-        yield lambda amount: None
+        yield lambda amount, note="": None
         return
     work = Work(total, done=done, now=monotonic())
     with _line(work, what) if notebook else _bar(work, what, forced=bool(shown)) as advance:
@@ -108,17 +118,18 @@ def _bar(work: Work, what: str, *, forced: bool) -> Iterator[Advance]:
         max_refresh = 0.5  # seconds
 
         def render(self, task: "rich.progress.Task") -> Text:
-            return Text(work.words(now=monotonic()))
+            return Text(work.words(now=monotonic()), no_wrap=True)
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), Words())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), Words())
     console = Console(stderr=True, force_terminal=forced or None)
     # What is printed meanwhile goes above the bar; but where it goes to a file, it must not end on stderr.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=_is_terminal(sys.stdout)) as bar:
+    redirected = _is_terminal(sys.stdout)
+    with Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=redirected) as bar:
         task = bar.add_task(what, total=1)
         bar.update(task, completed=work.fraction)
 
-        def advance(amount: float) -> None:
-            work.advance(amount, now=monotonic())
+        def advance(amount: float, note: str = "") -> None:
+            work.advance(amount, note, now=monotonic())
             bar.update(task, completed=work.fraction)
 
         yield advance
@@ -132,10 +143,10 @@ def _line(work: Work, what: str) -> Iterator[Advance]:
     handle: Any = None
     last = monotonic()
 
-    def advance(amount: float) -> None:
+    def advance(amount: float, note: str = "") -> None:
         nonlocal handle, last
         now = monotonic()
-        work.advance(amount, now=now)
+        work.advance(amount, note, now=now)
         if now - last < EVERY:
             return
         last = now

@@ -15,13 +15,14 @@ import typer
 
 from pellucid.base.errors import PellucidError
 from pellucid.base.record import VERSION
-from pellucid.cli import heads, models, patch, study
+from pellucid.cli import heads, models, patch, study, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("models", short_help="What can be loaded by name.")(models.models)
 app.add_typer(study.app, name="study")
 app.command("heads", short_help="What each head attends to: a table.")(heads.heads)
 app.command("patch", short_help="Put parts of one run into another: which of them matter?")(patch.patch)
+app.command("train", short_help="Make a model as a recipe says, and watch its heads form.")(train.train)
 
 
 def _version(wanted: bool) -> bool:

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pellucid.base.errors import CheckpointError, nearest
+from pellucid.pretrained.checkpoints import checkpoints
 from pellucid.pretrained.hub import download, is_cached
 
 ALIASES: dict[str, str] = {
@@ -117,6 +118,13 @@ def _folder(path: Path, name: str, revision: str | None, *, any_folder: bool = F
             f"{name} must be a folder that holds a model, it does not exist{nearest(path.name, known)}"
         )
     if not any_folder and not _is_model(path):
+        kept = checkpoints(path)
+        if kept:
+            raise CheckpointError(
+                f"{name} must hold a trained model, its training has not ended; take one of its {len(kept)} "
+                f"checkpoints by checkpoint_index or checkpoint_value, the last one is step {max(kept)}, or end it by "
+                f"`pellucid train --out {name} --resume`"
+            )
         found = ", ".join(sorted(part.name for part in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{name} must hold a model: a config.json and its weights; found {found}")
     if revision is not None:

@@ -77,7 +77,15 @@ def imshow(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: 
     return shown(figure, renderer)
 
 
-def line(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: str = "", **px: Any) -> "Figure":
+def line(
+    tensor: Values,
+    renderer: str | None = None,
+    xaxis: str = "",
+    yaxis: str = "",
+    *,
+    names: Sequence[str] | None = None,
+    **px: Any,
+) -> "Figure":
     """One line, or several over the same places.
 
     Args:
@@ -85,10 +93,11 @@ def line(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: st
         renderer: How plotly shows it; None: as ``plotly.io.renderers.default`` says.
         xaxis: What the places are.
         yaxis: What the numbers are.
+        names: What each of several lines is called; None: numbers.
         **px: Anything that ``plotly.express.line`` takes, such as `title`, `x` (numbers, or labels such as tokens).
 
     Raises:
-        ArgumentError: Neither one nor two axes; labels that are too few or too many.
+        ArgumentError: Neither one nor two axes; labels or names that are too few or too many.
 
     Example:
         >>> figure = line([3.3, 2.9, 0.1], xaxis="Position", yaxis="Loss")
@@ -108,8 +117,12 @@ def line(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: st
         options["labels"] = {"x": xaxis, "y": yaxis} | options.get("labels", {})
         figure = plotly.express.line(y=values, **options)
     else:
-        figure = plotly.express.line(values, **options)
+        options.setdefault("x", np.arange(len(values)))
+        figure = plotly.express.line(y=list(values.T), **options)
         figure.update_layout(xaxis_title=xaxis, yaxis_title=yaxis, legend_title="")
+        called, _ = _labels("names", list(range(values.shape[1])) if names is None else names, values.shape[1])
+        for trace, name in zip(figure.data, map(str, called), strict=True):
+            trace.update(name=name, hovertemplate=f"{name}: %{{y:.4g}}<extra></extra>")  # pyright: ignore[reportAttributeAccessIssue]
     _type_axes(figure, categories)
     return shown(figure, renderer)
 
