@@ -80,8 +80,6 @@ def test_the_policy_of_text_is_as_asked(folder):
     "arguments, said",
     [
         ({"refactor_factored_attn_matrices": True}, "refactor_factored_attn_matrices must be False, which is all"),
-        ({"checkpoint_index": 3}, "checkpoint_index must be None, which is all that is offered, got 3"),
-        ({"checkpoint_value": 10}, "checkpoint_value must be None"),
         ({"n_devices": 2}, "n_devices must be 1, which is all that is offered, got 2"),
     ],
 )

@@ -955,3 +955,8 @@ def test_importing_it_loads_no_slow_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_labels_that_are_half_a_character_are_refused():
+    with pytest.raises(ArgumentError, match=r"labels of token must be valid Unicode, got '\\ud800'"):
+        Measurement([1.0], ("pos",), unit="nats", record=Record(), coords={"token": ("pos", ["\ud800"])})

@@ -15,6 +15,7 @@ KINDS = {
     "TokenError": ValueError,
     "CheckpointError": ValueError,
     "OutputError": OSError,
+    "TrainingError": ArithmeticError,
     "TooLargeError": MemoryError,
     "MissingExtraError": ImportError,
 }

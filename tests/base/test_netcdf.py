@@ -13,7 +13,7 @@ def dataset(**attributes):
         {"value": (("layer", "pos"), np.array([[1, np.nan]], dtype=np.float32)), "empty": ("head", np.zeros(0))},
         coords={
             "layer": np.array([2**40]),
-            "token": ("pos", np.array(["Ġcat\0", "\ud800"], dtype=object), {"second": True}),
+            "token": ("pos", np.array(["Ġcat\0", "猫 😀"], dtype=object), {"second": True}),
             "group": ((), np.array("are", dtype=object)),
         },
         attrs=attributes,

@@ -74,9 +74,9 @@ def test_noise_replaces_its_share_of_tokens_and_these_are_no_targets():
 def test_a_decoder_writes_what_the_encoder_read_blanks_left_out():
     tokens, targets, source = KINDS[1].draw(30, generator(0))
     assert source.shape == (30, 12)
-    for read, given, wanted in zip(source.tolist(), tokens.tolist(), targets.tolist(), strict=True):
+    for read, written, wanted in zip(source.tolist(), tokens.tolist(), targets.tolist(), strict=True):
         assert [token for token in read if token != MARK] == wanted
-        assert given == [0, *wanted[:-1]]
+        assert written == [0, *wanted[:-1]]
     assert len({tuple((row == MARK).tolist()) for row in source}) > 20
 
 

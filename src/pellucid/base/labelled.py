@@ -91,6 +91,10 @@ def _labels(key: str, labels: Any) -> Int[np.ndarray, "..."] | Shaped[np.ndarray
     except (ValueError, OverflowError) as error:  # lists of different length; beyond 64 bits
         raise ArgumentError(f"labels of {key} must be whole numbers of 64 bits or strings: {error}") from error
     if all(issubclass(kind, str) for kind in kinds):
+        try:
+            "".join(array.ravel().tolist()).encode()
+        except UnicodeEncodeError as error:  # neither files nor all versions of pandas take half a character
+            raise ArgumentError(f"labels of {key} must be valid Unicode, got {error.object[error.start]!r}") from error
         return array
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise ArgumentError(f"labels of {key} must be all whole numbers or all strings, got {found}")
