@@ -30,12 +30,12 @@ def with_policy(tokenizer, **policy):
 
 
 KINDS = {
-    "BOS and EOS": dict(bos_id=0, eos_id=1, prepend_bos=True),
-    "BOS only": dict(bos_id=0, prepend_bos=True),
-    "BOS that is EOS": dict(bos_id=0, eos_id=0, prepend_bos=True),
-    "EOS only": dict(eos_id=1, prepend_bos=False),
-    "BOS that is not put in front": dict(bos_id=0, prepend_bos=False),
-    "neither": dict(prepend_bos=False),
+    "BOS and EOS": {"bos_id": 0, "eos_id": 1, "prepend_bos": True},
+    "BOS only": {"bos_id": 0, "prepend_bos": True},
+    "BOS that is EOS": {"bos_id": 0, "eos_id": 0, "prepend_bos": True},
+    "EOS only": {"eos_id": 1, "prepend_bos": False},
+    "BOS that is not put in front": {"bos_id": 0, "prepend_bos": False},
+    "neither": {"prepend_bos": False},
 }
 
 
@@ -83,7 +83,8 @@ def assert_same(one, other):
     for a, b in ((one.train, other.train), (one.held_out, other.held_out)):
         assert a.dtype == b.dtype
         assert np.array_equal(a, b)
-        assert a.flags.writeable == b.flags.writeable == False  # noqa: E712
+        assert not a.flags.writeable
+        assert not b.flags.writeable
 
 
 # Rows
@@ -128,8 +129,8 @@ def test_rows_are_those_of_the_literal_version(documents, kind, length, share, a
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [
-        ("BOS and EOS", [[0, 5, 6], [0, 7, 8], [0, 9, 1]]),
-        ("BOS that is EOS", [[0, 5, 6], [0, 7, 8], [0, 9, 0]]),
+        ("BOS and EOS", [[0, 5, 6], [0, 7, 8], [0, 9, 1], [0, 10, 11]]),
+        ("BOS that is EOS", [[0, 5, 6], [0, 7, 8], [0, 9, 0], [0, 10, 11]]),
         ("EOS only", [[5, 6, 1], [7, 8, 9], [1, 10, 11]]),
         ("neither", [[5, 6, 7], [8, 9, 10]]),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 AXES = (
     *("prompt", "layer", "pos", "q_pos", "k_pos", "head", "kv_head", "neuron", "component"),
     *("d_model", "d_head", "d_mlp", "d_vocab", "sender", "receiver", "input", "position"),
-    *("group", "role", "step", "token"),
+    *("group", "role", "run", "step", "token"),
 )
 """Every axis of a result bears one of these names."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pellucid.cli import emergence
 from pellucid.cli.options import AsJson, Batch, Debug, Model, Out, Overwrite, Seed, SeqLen, loaded, print_json, say
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
@@ -32,6 +33,11 @@ Reference = Annotated[
 @app.callback()
 def study() -> None:
     """Run a study, print what it found, and write it to a folder."""
+
+
+app.command("emergence", short_help="Small models are trained: in how many do induction heads form?")(
+    emergence.emergence
+)
 
 
 @app.command("induction", short_help="Prediction of random tokens that repeat.")

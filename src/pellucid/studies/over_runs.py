@@ -1,0 +1,83 @@
+"""Figures of several runs: means, shares, medians and differences, with their intervals.
+
+In: a number for each run. Out: a `Figure`, or its reason where there is nothing to say.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Shaped
+
+from pellucid.maths.statistics import effect
+from pellucid.studies.result import Figure
+
+Numbers = Sequence[float] | Shaped[np.ndarray, " run"]
+
+
+def mean(numbers: Numbers, unit: str, *, label: str | None = None, reason: str = "no run has this") -> Figure:
+    """The mean over runs, with Student's t interval; runs without a number are left out.
+
+    Args:
+        numbers: One a run; NaN for none.
+        unit: Of all.
+        label: What they belong to.
+        reason: Said where no run has a number.
+    """
+    known = _known(numbers)
+    if not len(known):
+        return Figure(unit=unit, label=label, reason=reason)
+    if len(known) == 1:
+        return Figure(unit=unit, value=float(known[0]), label=label, reason="one run has no interval")
+    found = effect(known)
+    return Figure(unit=unit, value=float(found.mean), low=float(found.low), high=float(found.high), label=label)
+
+
+def share(hits: Numbers, *, label: str | None = None) -> Figure:
+    """In what share of the runs something is so, with Wilson's interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    n, k = len(hits), int(np.asarray(hits).sum())
+    interval = binomtest(k, n).proportion_ci(method="wilson")
+    return Figure(
+        unit="fraction", value=k / n, low=float(interval.low), high=float(interval.high), label=label or f"{k} of {n}"
+    )
+
+
+def median(numbers: Numbers, unit: str, *, label: str | None = None, reason: str = "no run has this") -> Figure:
+    """The median over runs, with the interval of order statistics (scipy's `quantile_test`), where there is one."""
+    from scipy.stats import quantile_test
+
+    known = _known(numbers)
+    if not len(known):
+        return Figure(unit=unit, label=label, reason=reason)
+    value = float(np.median(known))
+    interval = quantile_test(known, q=0, p=0.5).confidence_interval()
+    if not np.isfinite([interval.low, interval.high]).all():
+        return Figure(unit=unit, value=value, label=label, reason=f"{len(known)} runs are too few for an interval")
+    return Figure(unit=unit, value=value, low=float(interval.low), high=float(interval.high), label=label)
+
+
+def difference(ours: Numbers, theirs: Numbers, unit: str, *, label: str | None = None) -> Figure:
+    """The mean of some runs minus that of others, with Welch's interval (Welch 1947)."""
+    from scipy.stats import ttest_ind
+
+    a, b = _known(ours), _known(theirs)
+    if not len(a) or not len(b):
+        return Figure(unit=unit, label=label, reason="one side has no run with this number")
+    value = float(a.mean() - b.mean())
+    if len(a) < 2 or len(b) < 2 or (a.std() == 0 and b.std() == 0):
+        return Figure(unit=unit, value=value, label=label, reason="an interval needs two runs that differ on each side")
+    interval = ttest_ind(a, b, equal_var=False).confidence_interval()
+    return Figure(unit=unit, value=value, low=float(interval.low), high=float(interval.high), label=label)
+
+
+def verdict(figure: Figure, *, above: str, below: str, undecided: str) -> str:
+    """One of three sentences: the interval lies above zero, below it, or neither can be said."""
+    if figure.low is None or figure.high is None:
+        return undecided
+    return above if figure.low > 0 else below if figure.high < 0 else undecided
+
+
+def _known(numbers: Numbers) -> Shaped[np.ndarray, " known"]:
+    found = np.asarray(numbers, dtype=np.float64)
+    return found[np.isfinite(found)]

@@ -1,0 +1,56 @@
+"""Jobs in other processes; the functions are those of a module that these can import."""
+
+import os
+
+import pytest
+import torch
+from jobs import failing, killed, mistaken, where
+
+from pellucid.base.errors import ArgumentError
+from pellucid.distributed.executor import Executor
+from pellucid.distributed.journal import Journal
+from pellucid.distributed.local import Local
+from pellucid.distributed.processes import Processes
+
+
+def test_results_come_in_order_from_other_processes():
+    told = []
+    found = Processes(2, threads=1).map(where, [3, 1, 2], advance=told.append)
+    assert [result["job"].item() for result in found] == [3, 1, 2]
+    assert {result["threads"].item() for result in found} == {1}
+    assert os.getpid() not in {result["process"].item() for result in found}
+    assert told == [1, 1, 1]
+    assert isinstance(Processes(), Executor)
+
+
+def test_what_a_journal_holds_is_not_run_again(tmp_path):
+    journal = Journal.open(tmp_path, identity={"function": "where"})
+    journal.begin([1, 2])
+    first = Processes(1).map(where, [1, 2], journal=journal)
+    again = Processes(1).map(failing, [1, 2], journal=Journal.open(tmp_path, identity={"function": "where"}))
+    assert all(torch.equal(a["process"], b["process"]) for a, b in zip(first, again, strict=True))
+
+
+def test_an_error_of_a_job_reaches_the_caller_and_what_ended_is_kept(tmp_path):
+    journal = Journal.open(tmp_path, identity={"function": "failing"})
+    journal.begin([0, 1])
+    with pytest.raises(ZeroDivisionError):
+        Processes(1).map(failing, [1, 0], journal=journal)
+    assert journal.read(1) is not None and journal.read(0) is None
+
+
+def test_a_process_that_is_killed_is_told():
+    with pytest.raises(ArgumentError, match="a process must live until its job ends, but one was killed"):
+        Processes(1).map(killed, [1])
+
+
+def test_a_job_that_returns_something_else_is_refused_as_by_the_local_executor():
+    for executor in (Local(), Processes(1)):
+        with pytest.raises(ArgumentError, match="a job must return tensors by name"):
+            executor.map(mistaken, [1])
+
+
+@pytest.mark.parametrize("settings", [{"n": 0}, {"threads": 0}])
+def test_less_than_one_is_refused(settings):
+    with pytest.raises(ArgumentError, match="must be 1 or more, got 0"):
+        Processes(**settings)
