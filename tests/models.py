@@ -2,13 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 import jaxtyping
 import torch
 from hypothesis import strategies as st
 
-from pellucid import AttentionConfig, Config, HookedTransformer, LayerNorm, Learned, MLPConfig, RMSNorm, Rotary
+from pellucid import (
+    AttentionConfig,
+    Config,
+    Encoder,
+    EncoderDecoder,
+    HookedTransformer,
+    LayerNorm,
+    Learned,
+    MLPConfig,
+    RMSNorm,
+    Rotary,
+)
 
+M = TypeVar("M", bound=torch.nn.Module)
 D_MODEL, D_VOCAB, N_CTX = 10, 17, 16
 
 
@@ -49,13 +63,32 @@ def model_of(
 ) -> HookedTransformer:
     """A model none of whose parameters is 0 or 1, biases and norms included."""
     config = CONFIGS[config] if isinstance(config, str) else config
-    model = HookedTransformer(config, seed=seed, device="cpu", **more).to(dtype)
+    return moved(HookedTransformer(config, seed=seed, device="cpu", **more).to(dtype), seed)
+
+
+def encoder_of(config: Config | str = "gpt2", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Encoder:
+    """The same with attention to both sides."""
+    config = CONFIGS[config] if isinstance(config, str) else config
+    return moved(Encoder(replace(config, architecture="encoder"), seed=seed).to(dtype), seed)
+
+
+def encoder_decoder_of(
+    config: Config | str = "gpt2", *, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> EncoderDecoder:
+    """The same with two stacks."""
+    config = CONFIGS[config] if isinstance(config, str) else config
+    return moved(EncoderDecoder(replace(config, architecture="encoder-decoder"), seed=seed).to(dtype), seed)
+
+
+def moved(model: M, seed: int = 0) -> M:
+    """A model whose biases and norms are no longer 0 or 1."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.rsplit(".", 1)[-1].startswith("W_"):
-                noise = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-                parameter += 0.3 * noise.to(dtype)
+                parameter += 0.3 * torch.randn(parameter.shape, generator=random, dtype=torch.float64).to(
+                    parameter.dtype
+                )
     return model
 
 

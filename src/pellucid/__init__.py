@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pellucid.measurement import Measurement
     from pellucid.model.attention import AttentionConfig
     from pellucid.model.config import Config
+    from pellucid.model.encoder import Encoder
+    from pellucid.model.encoder_decoder import EncoderDecoder
     from pellucid.model.mlp import MLPConfig
     from pellucid.model.norms import LayerNorm, RMSNorm
     from pellucid.model.past import KeyValueCache
@@ -37,6 +39,8 @@ _HOMES = {
     "pellucid.measurement": ["Measurement"],
     "pellucid.model.attention": ["AttentionConfig"],
     "pellucid.model.config": ["Config"],
+    "pellucid.model.encoder": ["Encoder"],
+    "pellucid.model.encoder_decoder": ["EncoderDecoder"],
     "pellucid.model.mlp": ["MLPConfig"],
     "pellucid.model.norms": ["LayerNorm", "RMSNorm"],
     "pellucid.model.past": ["KeyValueCache"],
@@ -50,6 +54,8 @@ __all__ = [
     "AttentionConfig",
     "Config",
     "Edit",
+    "Encoder",
+    "EncoderDecoder",
     "FactoredMatrix",
     "HookPoint",
     "HookedTransformer",

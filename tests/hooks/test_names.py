@@ -7,7 +7,7 @@ import pytest
 
 from pellucid.base.errors import ArgumentError, MisreadWarning, UnknownNameError
 from pellucid.hooks.names import AXES, ON_DEMAND, axes, get_act_name, layer_of, select, short_name
-from tests.models import CONFIGS, model_of, tokens_of, unchecked
+from tests.models import CONFIGS, encoder_decoder_of, model_of, tokens_of, unchecked
 
 KNOWN = model_of("gpt2").hook_names
 
@@ -60,7 +60,8 @@ def test_the_axes_of_every_activation_are_as_the_list_says(kind):
 
 
 def test_the_models_have_every_activation_that_is_listed():
-    found = {short_name(name) for kind in CONFIGS for name in model_of(kind).hook_names}
+    models = [*map(model_of, CONFIGS), encoder_decoder_of("gpt2")]
+    found = {short_name(name) for model in models for name in model.hook_names}
     assert found == set(AXES)
 
 

@@ -14,8 +14,7 @@ from pellucid.studies.induction import CUT, induction, objections
 from pellucid.studies.induction_page import induction_page
 from pellucid.studies.published import FIGURES
 from pellucid.text.vocabulary import integer_vocabulary
-from pellucid.train.loop import Schedule, train
-from pellucid.train.sequences import PeriodicSequences
+from pellucid.train import Optimiser, PeriodicSequences, Probes, Recipe, Schedule, Start, train
 
 SECTIONS = [
     "Can the model do it?",
@@ -146,10 +145,16 @@ def test_published_figures_are_not_shown_for_another_model(wired):
 @pytest.mark.slow
 def test_a_head_that_learned_one_fixed_period_is_not_called_an_induction_head():
     attention = AttentionConfig(n_heads=2, d_head=32)
-    config = Config(n_layers=1, d_model=64, d_vocab=64, n_ctx=64, attention=attention)
-    model = HookedTransformer(config, integer_vocabulary(64), seed=0, device="cpu")
-    fixed = PeriodicSequences(d_vocab=64, length=61, shortest=20, longest=20)
-    train(model, fixed.draw, Schedule(steps=300, batch=64, lr=1e-2, betas=(0.9, 0.98), weight_decay=0.01, warmup=20))
+    recipe = Recipe(
+        steps=300,
+        batch_size=64,
+        model=Start(config=Config(n_layers=1, d_model=64, d_vocab=64, n_ctx=64, attention=attention)),
+        data=PeriodicSequences(d_vocab=64, length=61, shortest=20, longest=20),
+        optimiser=Optimiser(lr=1e-2, weight_decay=0.01),
+        schedule=Schedule(warmup=20),
+        probes=Probes(batch=0, held_out=0),
+    )
+    model = train(recipe, device="cpu").model
     result = induction(model, repeated_tokens(model, seq_len=20, batch=12))
     assert result.figures["accuracy_second_half"].value > 0.9  # it does the task, at this period
     stripes = result.measurements["head_roles"].mean("prompt").sel(role="induction")

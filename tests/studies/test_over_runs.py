@@ -33,7 +33,7 @@ def test_a_share_has_wilsons_interval_and_says_how_many():
 def test_a_median_has_the_interval_of_order_statistics_where_there_are_enough():
     numbers = [5.0, 1.0, 8.0, 3.0, 2.0, 9.0, 4.0, 7.0]
     found = median(numbers, "steps")
-    # 8 numbers: the probability that the median lies outside of all of them is 2 / 2**8; one less on each side, too much.
+    # Of 8 numbers, the median lies outside of all with a probability of 2 / 2**8; with one less on each side, too much.
     assert (found.value, found.low, found.high) == (4.5, 1.0, 9.0)
     few = median(numbers[:4], "steps")
     assert few.value == 4.0 and few.low is None and few.reason == "4 runs are too few for an interval"

@@ -15,6 +15,8 @@ from pellucid.hooks.index import plain
 AXES = {
     "embed": "batch pos d_model",
     "pos_embed": "batch pos d_model",
+    "decoder_embed": "batch pos d_model",
+    "decoder_pos_embed": "batch pos d_model",
     "resid_pre": "batch pos d_model",
     "attn_in": "batch pos head d_model",
     "q_input": "batch pos head d_model",
@@ -33,6 +35,8 @@ AXES = {
     "result": "batch pos head d_model",
     "attn_out": "batch pos d_model",
     "resid_mid": "batch pos d_model",
+    "cross_attn_out": "batch pos d_model",
+    "resid_mid_cross": "batch pos d_model",
     "mlp_in": "batch pos d_model",
     "pre": "batch pos neuron",
     "pre_linear": "batch pos neuron",
@@ -105,7 +109,7 @@ def short_name(full: str) -> str:
 
 def layer_of(full: str) -> int | None:
     """The layer that a full name tells, if any."""
-    found = re.search(r"(?:^|\.)blocks\.(\d+)\.", full)
+    found = re.search(r"(?:^|\.)(?:blocks|encoder|decoder)\.(\d+)\.", full)
     return int(found[1]) if found else None
 
 

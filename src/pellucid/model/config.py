@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from pellucid.base.errors import ConfigError, nearest
 from pellucid.model.attention import AttentionConfig
@@ -10,10 +10,13 @@ from pellucid.model.mlp import MLPConfig
 from pellucid.model.norms import LayerNorm, NormConfig, RMSNorm
 from pellucid.model.positional import Learned, PositionConfig, Rotary
 
+Architecture: TypeAlias = Literal["decoder", "encoder", "encoder-decoder"]
+"""Whether attention sees what comes later, and whether there are two stacks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A decoder-only transformer.
+    """A transformer: decoder-only, unless `architecture` says otherwise.
 
     Args:
         n_layers: Blocks; 0 is a bigram model.
@@ -29,6 +32,8 @@ class Config:
         unembed_bias: Whether there is `b_U`.
         residual: False switches the residual connections off: each part replaces the stream.
         init_range: Standard deviation of fresh weights; None for `0.8/√d_model`.
+        architecture: ``"decoder"``: attention to what came before; ``"encoder"``: to both sides; ``"encoder-decoder"``:
+            both, each of `n_layers` blocks.
 
     Raises:
         ConfigError: A value cannot be, or two contradict each other.
@@ -52,8 +57,14 @@ class Config:
     unembed_bias: bool = False
     residual: bool = True
     init_range: float | None = None
+    architecture: Architecture = "decoder"
 
     def __post_init__(self) -> None:
+        if self.architecture not in get_args(Architecture):
+            known = get_args(Architecture)
+            raise ConfigError(
+                f"architecture must be {', '.join(known)}, got {self.architecture!r}{nearest(self.architecture, known)}"
+            )
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(self, name), kinds):
                 raise ConfigError(_wrong_kind(name, kinds, getattr(self, name)))

@@ -4,71 +4,37 @@ Continuing a run from a layer, from a position, or from keys and values of anoth
 uses it, and so do patching sweeps.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from pellucid.base.errors import ArgumentError, CheckpointError, TokenError
+from pellucid.base.errors import ArgumentError
 from pellucid.hooks.edits import Edit
-from pellucid.hooks.names import Filter, select
-from pellucid.hooks.point import HookPoint, Part, at, call
-from pellucid.hooks.root import HookedRoot
+from pellucid.hooks.names import Filter
+from pellucid.hooks.point import HookPoint, Part, call
 from pellucid.hooks.run import LiveRun, Run
-from pellucid.model.attention import Attention
-from pellucid.model.block import Block
-from pellucid.model.config import Config
-from pellucid.model.embed import Embed, TiedUnembed, Unembed
-from pellucid.model.norms import make_norm
-from pellucid.model.past import KeyValueCache, Span, make_span
-from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable, Rotation
-from pellucid.model.state import from_2_18
-from pellucid.model.weights import Weights
+from pellucid.model.past import KeyValueCache, make_span
+from pellucid.model.positional import Learned, Rotation
+from pellucid.model.transformer import Stack, check_tokens
 
 Positions: TypeAlias = int | Sequence[int] | Int[Tensor, "batch k"]
 
 
-class Decoder(HookedRoot, Weights):
+class Decoder(Stack):
     """A decoder-only transformer with hook points.
 
     Args:
         config: What it looks like.
         seed: Of the fresh weights; None draws from torch's own random state.
+
+    Raises:
+        ConfigError: The configuration is of another architecture.
     """
 
-    def __init__(self, config: Config, *, seed: int | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = Embed(config.d_vocab, config.d_model)
-        self.hook_embed = HookPoint()
-        if isinstance(config.positions, Learned):
-            self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
-            self.hook_pos_embed = HookPoint()
-        self.rotary = None
-        if isinstance(config.positions, Rotary):
-            self.rotary = RotaryTable(config.attention.d_head, config.positions)
-        blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
-        self.blocks = cast(Sequence[Block], blocks)
-        self.ln_final = make_norm(config.d_model, config.norm)
-        if config.tied:
-            self.unembed: Unembed = TiedUnembed(self.embed, bias=config.unembed_bias)
-        else:
-            self.unembed = Unembed(config.d_model, config.vocab_out, bias=config.unembed_bias)
-        self.setup()
-        if not self.embed.W_E.is_meta:
-            self.draw_weights(seed)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
-        return next(self.parameters()).dtype
+    architecture = "decoder"
 
     def forward(
         self,
@@ -164,73 +130,8 @@ class Decoder(HookedRoot, Weights):
         Raises:
             UnknownNameError: An edit or a read means no hook point.
         """
-        if attention not in ("auto", "explicit"):
-            raise ArgumentError(f"attention must be 'auto' or 'explicit', got {attention!r}")
-        live = self.live_run(explicit=attention == "explicit")
-        for edit in [edits] if isinstance(edits, Edit) else edits:
-            for name, placed in edit.resolve(self).items():
-                live.add_edit(name, placed.apply)
-        cache: dict[str, Tensor] = {}
-        nothing = not isinstance(reads, str) and isinstance(reads, Sequence) and not reads
-        for name in [] if nothing else select(self.hook_names, reads):
-            live.add_reader(name, lambda x, point: cache.__setitem__(point.name, x.detach()))
-        out = self(tokens, past_kv_cache=None if past is None else past.view(), run=live, **more)
-        return Run(out, cache, live.mask)
-
-    def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
-        """The stream before the first block."""
-        try:
-            x = call(self.embed, tokens, run=run)
-        except IndexError as error:
-            raise TokenError(
-                f"token ids must lie in 0..{self.config.d_vocab - 1}, got {int(tokens.min())}..{int(tokens.max())}; "
-                "use the model's own tokenizer"
-            ) from error
-        x = at(self.hook_embed, x, run)
-        if not isinstance(self.config.positions, Learned):
-            return x
-        if span.positions is not None:
-            return x + at(self.hook_pos_embed, self.pos_embed(span.positions).expand_as(x), run)
-        placed = self.pos_embed.between(span.first, span.first + span.n_rows).expand_as(x)
-        if run is not None:
-            placed = placed.clone()  # what a run shows must not be the weight itself
-        return x + at(self.hook_pos_embed, placed, run)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Takes weights by their names, those of TransformerLens 2.18 included (see `model/state.py`).
-
-        A tied unembedding becomes one of its own where the state has another `W_U`, once all else has been taken.
-        """
-        ours = from_2_18(state_dict, dict(self.named_parameters()), self.unembed)
-        own = ours.pop("unembed.W_U", None) if isinstance(self.unembed, TiedUnembed) else None
-        if own is not None and own.shape != self.W_U.shape:
-            raise CheckpointError(
-                f"unembed.W_U must be {list(self.W_U.shape)}, got {list(own.shape)}; load weights of the same model"
-            )
-        result = super().load_state_dict(ours, strict, assign)
-        if own is not None and isinstance(self.unembed, TiedUnembed):
-            with torch.no_grad():
-                self.unembed.load(own, assign=assign)
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.lay_out()
-        return result
-
-    def setup(self) -> None:
-        """Reads the module tree anew, after a module was put in or taken out."""
-        super().setup()
-        if isinstance(self.unembed, TiedUnembed):
-            self.unembed._embed = (self.embed,)
-
-    def draw_weights(self, seed: int | None = None) -> None:
-        """Draws every weight matrix anew from a normal distribution; biases become zero."""
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.rsplit(".", 1)[-1].startswith("W_"):
-                    parameter.normal_(std=self.config.deviation, generator=generator)
-                elif name.rsplit(".", 1)[-1].startswith("b"):
-                    parameter.zero_()
+        held = None if past is None else past.view()
+        return super().run(tokens, edits=edits, reads=reads, attention=attention, past_kv_cache=held, **more)
 
     def rotation_at(self, positions: Int[Tensor, " row"], like: Tensor) -> Rotation | None:
         """(cos, sin) `[row 1 dim]` by which queries and keys at some positions are turned; None without rotary ones."""
@@ -244,11 +145,6 @@ class Decoder(HookedRoot, Weights):
         points += [self.hook_embed] + ([self.hook_pos_embed] if isinstance(self.config.positions, Learned) else [])
         ours = all(isinstance(part, Part) for part in ends) and all(isinstance(p, HookPoint) for p in points)
         return ours and not self.board and all(getattr(block, "in_pieces", False) for block in self.blocks)
-
-    def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> Rotation:
-        if span.positions is not None:
-            return table.at(span.positions, self.config.n_ctx, x)
-        return table.between(span.first, span.first + span.n_rows, x)
 
     def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
         n = self.config.n_layers
@@ -265,11 +161,8 @@ class Decoder(HookedRoot, Weights):
                     f"with start_at_layer the input must be a residual stream [batch pos {self.config.d_model}], "
                     f"got {list(tokens.shape)}"
                 )
-        elif tokens.ndim != 2 or tokens.is_floating_point():
-            raise ArgumentError(
-                f"tokens must be integers [batch pos], got {tokens.dtype} {list(tokens.shape)}; "
-                "give the residual stream together with start_at_layer"
-            )
+        else:
+            check_tokens(tokens, otherwise="; give the residual stream together with start_at_layer")
         if tokens.shape[1] == 0:
             raise ArgumentError("a prompt must have at least one token, got none; put BOS in front, or give some text")
 

@@ -70,6 +70,10 @@ class Span:
     """True where a key, past ones included, is a real token; None: everywhere."""
     past: KeyValueCache | None
     device: torch.device
+    causal: bool = True
+    """Whether a row sees only what comes before it."""
+    n_source: int | None = None
+    """Keys of another sequence, which all rows see; None: the keys are those of the rows themselves."""
     rotation: tuple[Tensor, Tensor] | None = None
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _visible: Bool[Tensor, "#batch 1 q_pos k_pos"] | None = None
@@ -82,11 +86,17 @@ class Span:
     @property
     def plain(self) -> bool:
         """Whether a causal mask from the first position on is all there is."""
-        return self.keys_mask is None and self.n_past == 0
+        return self.causal and self.keys_mask is None and self.n_past == 0
 
     @property
     def visible(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"]:
         """True where a query may attend to a key; made once, for all layers."""
+        if self._visible is None and not self.causal:
+            n_keys = self.n_rows if self.n_source is None else self.n_source
+            keys_mask = self.keys_mask
+            if keys_mask is None:
+                keys_mask = torch.ones(1, n_keys, dtype=torch.bool, device=self.device)
+            self._visible = keys_mask[:, None, None].expand(-1, 1, self.n_rows, -1)
         if self._visible is None:  # a cached_property takes a lock, which torch.compile does not
             keys = torch.arange(self.n_past + self.n_rows, device=self.device)
             causal = (keys <= keys[self.n_past :, None])[None, None]
@@ -95,9 +105,9 @@ class Span:
 
     @property
     def fused_mask(self) -> Bool[Tensor, "#batch 1 q_pos k_pos"] | None:
-        """The mask that the fused attention needs: none where the causal flag or one last row says it all."""
-        unpadded_last_row = self.keys_mask is None and self.n_rows == 1
-        return None if self.plain or unpadded_last_row else self.visible
+        """The mask that the fused attention needs: none where the causal flag says it all, or every key is seen."""
+        all_seen = self.keys_mask is None and (self.n_rows == 1 or not self.causal)
+        return None if self.plain or all_seen else self.visible
 
     def extended(
         self, layer: int, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_head"]
@@ -137,6 +147,7 @@ def make_span(
     mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     past: KeyValueCache | None = None,
     positions: Int[Tensor, "#batch pos"] | None = None,
+    causal: bool = True,
 ) -> Span:
     """Where rows stand that continue a past.
 
@@ -148,6 +159,7 @@ def make_span(
         mask: True (or 1) at real tokens of the new rows; padding is not counted as a position.
         past: What they continue.
         positions: Explicit positions, instead of counting.
+        causal: Whether a row sees only what comes before it.
 
     Raises:
         ArgumentError: The rows do not fit the context, or the mask does not fit the rows.
@@ -181,7 +193,17 @@ def make_span(
         raise ArgumentError(
             f"a prompt must have at most n_ctx={n_ctx} tokens, got {last}; shorten it (to_tokens truncates by default)"
         )
-    return Span(n_rows, positions, n_past, keys_mask, past, device)
+    return Span(n_rows, positions, n_past, keys_mask, past, device, causal)
+
+
+def cross_span(n_rows: int, source: Span) -> Span:
+    """Where rows stand that attend to all of another sequence.
+
+    Args:
+        n_rows: How many.
+        source: Where the rows of the other sequence stand.
+    """
+    return Span(n_rows, None, 0, source.keys_mask, None, source.device, causal=False, n_source=source.n_rows)
 
 
 def _check_positions(positions: Tensor, batch: int, n_rows: int) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """The stacked views; a mix-in of the decoder."""
+    """The stacked views; a mix-in of models with one stack."""
 
     config: "Config"
     embed: "Embed"

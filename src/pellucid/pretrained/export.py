@@ -10,8 +10,8 @@ from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError
 from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.model.config import Config
-from pellucid.model.decoder import Decoder
 from pellucid.model.embed import TiedUnembed
+from pellucid.model.transformer import Transformer
 from pellucid.pretrained.families import FAMILIES
 from pellucid.pretrained.files import write_tensors
 from pellucid.pretrained.native import NATIVE, native_values, weights_hash
@@ -20,7 +20,7 @@ from pellucid.text.tokenizer import Tokenizer
 
 
 def save_pretrained(
-    model: Decoder,
+    model: Transformer,
     folder: str | Path,
     *,
     family: str | None = None,
@@ -72,6 +72,8 @@ def _described(config: Config, record: Record, family: str | None) -> tuple[Form
             return NATIVE, {}
         raise ArgumentError(f"family must be one of pellucid, {', '.join(sorted(FAMILIES))}, got {family!r}")
     try:
+        if config.architecture != "decoder":
+            raise ConfigError(f"it holds decoders only, and this is an {config.architecture}")
         return FAMILIES[name].form, FAMILIES[name].fields(config)
     except (ConfigError, CheckpointError) as error:
         if family is None:
@@ -80,7 +82,7 @@ def _described(config: Config, record: Record, family: str | None) -> tuple[Form
         raise CheckpointError(f"this model{done} cannot be saved as {name}: {error}") from error
 
 
-def _write_weights(model: Decoder, form: Format, folder: Path) -> None:
+def _write_weights(model: Transformer, form: Format, folder: Path) -> None:
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     found = places(form.rules, {name: tuple(p.shape) for name, p in parameters.items()}, model.config.n_layers)
     by_name = {place.theirs: place for place in found}

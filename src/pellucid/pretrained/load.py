@@ -116,7 +116,8 @@ def load(
         left_out=_left_out(source, kept),
     )
     read_into(model, wanted, source.weights, options.reading(mmap=source.lasting))
-    steps = process(model, processing, done=source.record.processing)
+    processable = isinstance(model, Decoder)  # the steps know decoders only
+    steps = process(model, processing, done=source.record.processing) if processable else ()
     return Loaded(model, source.tokenizer, _recorded(source.record, model, steps, kept != source.config))
 
 

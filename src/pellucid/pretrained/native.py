@@ -54,8 +54,32 @@ _IN_MEMORY = {
     "unembed.W_U": "d_vocab d_model",
 }
 
+_BLOCK = "blocks.{l}."
+
+
+def _of_both_stacks(table: dict[str, str]) -> dict[str, str]:
+    """The same for an encoder–decoder, whose decoder has attention to the source and a third norm beside."""
+    found = {}
+    for name, axes in table.items():
+        part = name.removeprefix(_BLOCK)
+        if part == name:
+            continue
+        found |= {f"{stack}.{{l}}.{part}": axes for stack in ("encoder", "decoder")}
+        if part.startswith("attn."):
+            found[f"decoder.{{l}}.cross_{part}"] = axes
+        if part.startswith("ln2."):
+            found[f"decoder.{{l}}.ln3.{part.removeprefix('ln2.')}"] = axes
+    return found
+
+
+_ENDS = {"decoder_pos_embed.W_pos": "n_ctx d_model"} | {
+    f"{stack}_final_ln.{part}": "d_model" for stack in ("encoder", "decoder") for part in ("w", "b")
+}
+_ALL = _AXES | _of_both_stacks(_AXES) | _ENDS
+_ALL_IN_MEMORY = _IN_MEMORY | _of_both_stacks(_IN_MEMORY)
+
 NATIVE = Format(
-    rules=tuple(Rule(name, (name,), f"{axes} -> {axes}", _IN_MEMORY.get(name)) for name, axes in _AXES.items())
+    rules=tuple(Rule(name, (name,), f"{axes} -> {axes}", _ALL_IN_MEMORY.get(name)) for name, axes in _ALL.items())
 )
 """Each parameter under its own name."""
 

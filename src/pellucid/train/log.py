@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pellucid.base.errors import CheckpointError, OutputError
 from pellucid.base.files import written_aside
@@ -36,7 +36,7 @@ class Log:
         self.steps = [] if folder is None else _read(folder / METRICS, step)
         self._also = [_SINKS[name](folder, settings or {}, step) for name in also if folder is not None]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Log":
         if self.folder is not None:
             with written_aside(self.folder / METRICS) as aside:
                 aside.write_text("".join(map(_line, self.steps)), encoding="utf-8")

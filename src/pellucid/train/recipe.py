@@ -84,6 +84,14 @@ class Recipe:
             ConfigError: It cannot.
         """
         self.probes.check(config.n_ctx)
+        encoded = isinstance(self.data, TranslatedSequences)
+        kind = type(self.data).__name__
+        wanted = "encoder-decoder" if encoded else "decoder"
+        if config.architecture != wanted:
+            raise ConfigError(
+                f"data of kind {kind} is for model.architecture={wanted!r}, got {config.architecture!r}; choose other "
+                "data, or another architecture"
+            )
         if self.data.longest_row > config.n_ctx:
             raise ConfigError(
                 f"rows of data must fit model.n_ctx={config.n_ctx}, got rows of {self.data.longest_row} tokens; "

@@ -11,6 +11,7 @@ from pellucid.base.errors import ConfigError, nearest
 from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.config import Config
+from pellucid.model.encoder_decoder import EncoderDecoder
 from pellucid.pretrained.names import find
 from pellucid.text.read import read_tokenizer
 from pellucid.text.tokenizer import Tokenizer
@@ -62,11 +63,11 @@ class Start:
             if self.tokenizer is not None:
                 loaded.tokenizer = self._tokenizer(loaded.config)
             model: Any = loaded
+        elif self.config.architecture == "encoder-decoder":
+            model = EncoderDecoder(self.config, seed=seed).to(device or "cpu")
         else:
-            record = Record(seed=seed)
-            model = HookedTransformer(
-                self.config, self._tokenizer(self.config), seed=seed, device=device, record=record
-            )
+            tokenizer = self._tokenizer(self.config)
+            model = HookedTransformer(self.config, tokenizer, seed=seed, device=device, record=Record(seed=seed))
         for part, name in self.take.items():
             _take(model, part, name)
         for part in self.frozen:
