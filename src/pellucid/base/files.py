@@ -44,6 +44,17 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
+def clear_abandoned(folder: str | Path, name: str = "*") -> None:
+    """Removes what processes that were killed inside `written_aside` left in a folder.
+
+    Args:
+        folder: Where they wrote; it need not be there.
+        name: What they were about to make there, a file name or a glob pattern.
+    """
+    for path in Path(folder).glob(f".{name}.{'?' * 8}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _move(aside: Path, path: Path) -> None:
     if aside.is_dir() and path.is_dir():
         for part in sorted(aside.iterdir()):

@@ -105,7 +105,8 @@ class Frame:
                 raise ArgumentError(f"all parts must be alike, got {first.unit} and {other.unit}")
             check_same_cells(first._dataset, other._dataset)
         labels = labelled(np.zeros(len(frames)), (dim,), coords={dim: list(parts)}, variables={})
-        data = xarray.concat([frame._dataset for frame in frames], dim, coords="minimal", compat="override")
+        bare = [frame._dataset.drop_vars(dim, errors="ignore") for frame in frames]  # a label that a selection left
+        data = xarray.concat(bare, dim, coords="minimal", compat="override")
         data = data.assign_coords({dim: labels[dim]}).assign_attrs(first._dataset.attrs)
         return cls._framed(data.transpose(dim, *first.dims, ...), first.record)
 

@@ -20,7 +20,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
     Args:
         kind: A dataclass, `int`, `float`, `bool`, `str`, a `Literal`, a tuple, a `dict`, or a choice among these.
-        value: Numbers, strings, lists, tables. The string "none" is None, where a type has None but no strings.
+        value: Numbers, strings, lists, tables. The string "none" is None, where a type has None.
         where: The value's place, for messages.
 
     Raises:
@@ -95,7 +95,7 @@ def _made(cls: Any, value: Any, where: str) -> Any:
 
 def _chosen(options: tuple[Any, ...], value: Any, where: str) -> Any:
     some = [option for option in options if option is not NoneType]
-    if NoneType in options and (value is None or (value == NONE and str not in some)):
+    if NoneType in options and (value is None or value == NONE):
         return None
     tables = [option for option in some if is_dataclass(option)]
     if len(tables) > 1:

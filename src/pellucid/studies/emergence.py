@@ -183,34 +183,34 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
     for arm in (ONE_HEAD, FOUR_HEADS, SHORT_PERIODS, RANDOM_OFFSET, ROTARY):
         # A run without a previous-token head has no diagonal that could break off.
         ours = [one for one in runs[arm.name] if bool(one["previous_found"])]
-        by_arm[arm] = [one["previous_by_pos"].numpy() for one in ours]
+        by_arm[arm.name] = [one["previous_by_pos"].numpy() for one in ours]
         suffix = "" if arm is ONE_HEAD else f"_{arm.name}"
         for name, place in (("first", 0), ("last", -1)):
-            values = [np.array_split(score, 3)[place].mean() for score in by_arm[arm]]
+            values = [np.array_split(score, 3)[place].mean() for score in by_arm[arm.name]]
             figure = over_runs.mean(values, MASS, reason="no run has a previous-token head")
             result.figures[f"score_{name}_third{suffix}"] = figure
         result.figures[f"break_off_position{suffix}"] = over_runs.mean(
-            [break_off(score) for score in by_arm[arm]], "tokens", reason="no diagonal breaks off"
+            [break_off(score) for score in by_arm[arm.name]], "tokens", reason="no diagonal breaks off"
         )
         values = torch.stack([one["previous_by_pos"] for one in runs[arm.name]])
         result.measurements[f"previous_by_pos_{arm.name}"] = _by_pos(values, 2, record, arm)
     stripes = [one["induction_by_pos"] for one in runs[ONE_HEAD.name]]
     first = runs[ONE_HEAD.name][0]["previous_by_pos"].numel() + 2 - len(stripes[0])
     result.measurements["induction_by_pos"] = _by_pos(torch.stack(stripes), first, record, ONE_HEAD)
-    plain = [break_off(score) for score in by_arm[ONE_HEAD]]
-    thirds = [[part.mean() for part in np.array_split(score, 3)] for score in by_arm[ONE_HEAD]]
-    lasts = {arm: [np.array_split(score, 3)[-1].mean() for score in scores] for arm, scores in by_arm.items()}
+    plain = [break_off(score) for score in by_arm[ONE_HEAD.name]]
+    thirds = [[part.mean() for part in np.array_split(score, 3)] for score in by_arm[ONE_HEAD.name]]
+    lasts = {name: [np.array_split(score, 3)[-1].mean() for score in scores] for name, scores in by_arm.items()}
     result.figures |= {
         "score_fall": over_runs.mean(
             [first - last for first, _, last in thirds], MASS, reason="no run has a previous-token head"
         ),
         "break_off_moved_by_random_offset": over_runs.difference(
-            [break_off(score) for score in by_arm[RANDOM_OFFSET]], plain, "tokens"
+            [break_off(score) for score in by_arm[RANDOM_OFFSET.name]], plain, "tokens"
         ),
         "break_off_moved_by_short_periods": over_runs.difference(
-            [break_off(score) for score in by_arm[SHORT_PERIODS]], plain, "tokens"
+            [break_off(score) for score in by_arm[SHORT_PERIODS.name]], plain, "tokens"
         ),
-        "last_third_raised_by_rotary": over_runs.difference(lasts[ROTARY], lasts[ONE_HEAD], MASS),
+        "last_third_raised_by_rotary": over_runs.difference(lasts[ROTARY.name], lasts[ONE_HEAD.name], MASS),
     }
     return result
 

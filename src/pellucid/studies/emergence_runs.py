@@ -63,7 +63,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         trained = train(recipe, out=folder, overwrite=True, device="cpu", shown=False)
         found = _curves(trained) | _questioned(trained.model, arm, HELD_OUT + seed)
-        return found | _pictured(trained, found)
+        return found | _pictured(trained, folder, found)
 
 
 def _losses(trained: Run) -> dict[str, Tensor]:
@@ -150,14 +150,13 @@ def stripe(model: HookedTransformer, tokens: RepeatedTokens, *, back: int, first
     return {(layer, head): mean[:, layer, head] for layer in range(mean.shape[1]) for head in range(mean.shape[2])}
 
 
-def _pictured(trained: Run, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pictured(trained: Run, folder: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The attention of every head on one prompt, at moments about the step where the induction head forms."""
     kept = list(trained.checkpoints)
     curve = found["induction"].flatten(1).max(1).values
     half = int(found["steps"][(curve >= curve[-1] / 2).nonzero()[0, 0]]) if curve[-1] > 0 else kept[-1] // 2
     wanted = [0, half * 2 // 3, half, half * 3 // 2, kept[-1]]
     moments = sorted({min(kept, key=lambda step, goal=goal: abs(step - goal)) for goal in wanted})[:MOMENTS]
-    assert trained.folder is not None
     draws = generator(HELD_OUT)
     data: Any = replace(trained.recipe.data, shortest=16, longest=16)
     tokens = data.draw(1, draws).tokens
@@ -172,7 +171,7 @@ def _pictured(trained: Run, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
             record=record_of(model),
         )
 
-    shown = over_checkpoints(trained.folder, patterns, steps=moments, device="cpu")
+    shown = over_checkpoints(folder, patterns, steps=moments, device="cpu")
     return {
         "patterns": torch.as_tensor(shown.values),
         "pattern_tokens": tokens[0],

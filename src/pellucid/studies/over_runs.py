@@ -3,6 +3,7 @@
 In: a number for each run. Out: a `Figure`, or its reason where there is nothing to say.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,7 +68,9 @@ def difference(ours: Numbers, theirs: Numbers, unit: str, *, label: str | None =
     value = float(a.mean() - b.mean())
     if len(a) < 2 or len(b) < 2 or (a.std() == 0 and b.std() == 0):
         return Figure(unit=unit, value=value, label=label, reason="an interval needs two runs that differ on each side")
-    interval = ttest_ind(a, b, equal_var=False).confidence_interval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, of equal numbers on one side, which are no harm
+        interval = ttest_ind(a, b, equal_var=False).confidence_interval()
     return Figure(unit=unit, value=value, low=float(interval.low), high=float(interval.high), label=label)
 
 

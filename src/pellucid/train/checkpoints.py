@@ -4,7 +4,6 @@ A checkpoint is a folder that `from_pretrained` reads, written aside and renamed
 none, whenever the run was killed. The optimiser's state lies in the newest alone.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,9 +93,3 @@ class Keeper:
         from safetensors.torch import load_file
 
         model.load_state_dict(load_file(checkpoints(self.folder)[step] / "model.safetensors"))
-
-    def clear(self) -> None:
-        """Takes away what a run that was killed while writing left half done."""
-        place = self.folder / FOLDER
-        for path in place.glob(".step-*") if place.is_dir() else []:
-            shutil.rmtree(path, ignore_errors=True)

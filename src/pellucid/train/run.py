@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pellucid.base.errors import ConfigError, MisreadWarning, OutputError
-from pellucid.base.files import written_aside
+from pellucid.base.files import clear_abandoned, written_aside
 from pellucid.base.progress import Advance, progress
 from pellucid.base.record import VERSION, Record
 from pellucid.base.seeds import generator
@@ -109,7 +109,9 @@ def train(
     if folder is not None and found.is_main_process:
         _prepare(folder, recipe, begun, overwrite=overwrite and not resume)
     found.wait_for_everyone()
-    return _trained(begun, shown)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return _trained(begun, shown)
 
 
 class _Begun(NamedTuple):
@@ -326,7 +328,8 @@ def _prepare(folder: Path, recipe: Recipe, begun: _Begun, *, overwrite: bool) ->
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    Keeper(folder=folder, tokenizer=None, record=Record()).clear()
+    for place, name in [*((folder, name) for name in OURS), (folder / FOLDER, "*"), (folder / PROBES, "*")]:
+        clear_abandoned(place, name)
     now = {
         "pellucid": VERSION,
         "python": sys.version.split()[0],
