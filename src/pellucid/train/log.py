@@ -23,6 +23,7 @@ class Log:
         also: ``"tensorboard"``, ``"wandb"``.
         settings: What wandb is told about the run.
         step: Where the run goes on: what was told of later steps, before it was stopped, is told again.
+        writes: False only reads and remembers: of several processes, one writes.
 
     Raises:
         MissingExtraError: TensorBoard or wandb is asked for and not installed.
@@ -30,10 +31,16 @@ class Log:
     """
 
     def __init__(
-        self, folder: Path | None, *, also: Sequence[str] = (), settings: dict[str, Any] | None = None, step: int = 0
+        self,
+        folder: Path | None,
+        *,
+        also: Sequence[str] = (),
+        settings: dict[str, Any] | None = None,
+        step: int = 0,
+        writes: bool = True,
     ) -> None:
-        self.folder = folder
         self.steps = [] if folder is None else _read(folder / METRICS, step)
+        self.folder = folder = folder if writes else None
         self._also = [_SINKS[name](folder, settings or {}, step) for name in also if folder is not None]
 
     def __enter__(self) -> "Log":

@@ -53,7 +53,8 @@ class Run:
     history: Measurement
     """The loss of each step, ``[step]``, nats, with the variables ``lr`` and ``tokens``."""
     probes: dict[str, Measurement]
-    """What was measured on the way: ``[step …]``; see `pellucid.train.probes.probe`."""
+    """What was measured on the way: ``[step …]``; see `pellucid.train.probes.probe`. Of several processes, the first
+    one has it."""
     checkpoints: dict[int, Path]
     """The folders of the models that were kept, by step; none without a folder."""
     folder: Path | None
@@ -181,7 +182,9 @@ def _trained(begun: _Begun, shown: bool | None) -> Run:
     probed = Probed(None if ours is None else ours / PROBES)
     if start:
         probed.take_up(start)
-    log = Log(ours, also=recipe.log if start < recipe.steps else (), settings=recipe.to_dict(), step=start)
+    also = recipe.log if start < recipe.steps else ()
+    log = Log(folder, also=also, settings=recipe.to_dict(), step=start, writes=is_main)
+    training.accelerator.wait_for_everyone()  # all have read before one writes
     shown = shown if is_main else False
     with log, progress(recipe.steps, "training", done=start, shown=shown) as advance:
         _walk(begun, keeper if is_main else None, log, probed, advance)
@@ -217,8 +220,8 @@ def _walk(begun: _Begun, keeper: Keeper | None, log: Log, probed: Probed, advanc
         due = (step in looked and step not in probed.steps, step in kept and not (begins and step))
         if step % FLUSH == 0 or any(due) or ends:
             told = training.told()
+            log.tell(told, seconds=perf_counter() - since)
             if training.is_main:
-                log.tell(told, seconds=perf_counter() - since)
                 if told:
                     advance(step - told_until, f"loss {told[-1].loss:.4f}, {_pace(told, perf_counter() - since)}")
                 told_until = step
