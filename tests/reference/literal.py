@@ -18,89 +18,122 @@ ACTIVATIONS = {
 }
 
 
-def literal(model, tokens, *, edit=None, mask=None):
+def literal(model, tokens, *, edit=None, mask=None, causal=True):
     """(logits, every hook point's value by full name); `edit` has a function for each point whose value it changes.
 
-    `mask` is True at real tokens: padding is neither seen nor counted as a position.
+    `mask` is True at real tokens: padding is neither seen nor counted as a position. An encoder is not `causal`.
     """
-    config, seen, edit = model.config, {}, edit or {}
-    heads, kv_heads = config.attention.n_heads, config.attention.n_kv_heads or config.attention.n_heads
-    scale = config.attention.scale or 1 / math.sqrt(config.attention.d_head)
+    steps = Steps(model.config, edit)
+    positions, visible = standing(tokens, mask)
+    if causal:
+        visible = visible & torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool()
+    x = steps.point("hook_embed", model.W_E[tokens])
+    if steps.positions == "Learned":
+        x = x + steps.point("hook_pos_embed", model.W_pos[positions])
+    for layer, block in enumerate(model.blocks):
+        x = steps.block(f"blocks.{layer}", block, x, positions, visible)
+    x = steps.normalised("ln_final", model.ln_final, x)
+    return einsum("bpm,mv->bpv", x, model.W_U) + model.b_U, steps.seen
+
+
+def standing(tokens, mask):
+    """(where each token stands, which keys are real `[b 1 1 k]`), of a mask that is True at real tokens."""
     real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-    positions = (real.long().cumsum(1) - 1).clamp(min=0)
-    visible = torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool() & real[:, None, None, :]
+    return (real.long().cumsum(1) - 1).clamp(min=0), real[:, None, None, :]
 
-    def point(name, x):
-        seen[name] = edit[name](x) if name in edit else x
-        return seen[name]
 
-    def normalised(place, norm, x):
-        if config.norm is None:
+class Steps:
+    """The steps of one pass, which write down in `seen` what every point shows."""
+
+    def __init__(self, config, edit):
+        self.config, self.edit, self.seen = config, edit or {}, {}
+        self.positions = type(config.positions).__name__
+        self.heads, self.kv_heads = config.attention.n_heads, config.attention.n_kv_heads or config.attention.n_heads
+
+    def point(self, name, x):
+        self.seen[name] = self.edit[name](x) if name in self.edit else x
+        return self.seen[name]
+
+    def normalised(self, place, norm, x):
+        if self.config.norm is None:
             return x
         centred = x - x.mean(-1, keepdim=True) if hasattr(norm, "b") else x
-        x = centred / point(f"{place}.hook_scale", (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt())
+        x = centred / self.point(f"{place}.hook_scale", (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt())
         w = 1 if norm.w is None else norm.w
         if hasattr(norm, "b"):
-            return point(f"{place}.hook_normalized", x * w + (0 if norm.b is None else norm.b))
-        return point(f"{place}.hook_normalized", x) * w
+            return self.point(f"{place}.hook_normalized", x * w + (0 if norm.b is None else norm.b))
+        return self.point(f"{place}.hook_normalized", x) * w
 
-    def rotated(x):
-        dim = config.positions.dim or x.shape[-1]
-        frequency = (1 / config.positions.base ** (torch.arange(0, dim, 2).float() / dim)).to(x.dtype)
+    def block(self, at, block, x, positions, visible):
+        x = self.point(f"{at}.hook_resid_pre", x)
+        x = self.attention(at, block, x, positions, visible) + self.kept(x)
+        if self.config.mlp is not None:
+            x = self.point(f"{at}.hook_resid_mid", x)
+            x = self.mlp(at, block.mlp, "ln2", block.ln2, x) + self.kept(x)
+        return self.point(f"{at}.hook_resid_post", x)
+
+    def kept(self, x):
+        return x if self.config.residual else 0
+
+    def attention(self, at, block, x, positions, visible):
+        heads, kv_heads = self.heads, self.kv_heads
+        names = [f"{at}.hook_{part}" for part in ("attn_in", "q_input", "k_input", "v_input")]
+        copies = {n: for_each(n, x) for n in (heads, kv_heads)}
+        if heads == kv_heads:
+            copies = {heads: self.point(names[0], copies[heads])}
+        inputs = [self.point(name, copies[n]) for name, n in zip(names[1:], (heads, kv_heads, kv_heads), strict=True)]
+        if not any(name in self.edit for name in names):
+            read = self.normalised(f"{at}.ln1", block.ln1, x)
+            inputs = [for_each(n, read) for n in (heads, kv_heads, kv_heads)]
+        else:
+            inputs = [self.normalised(f"{at}.ln1", block.ln1, copy) for copy in inputs]
+        q, k, v = self.projected(f"{at}.attn", block.attn, inputs)
+        if self.positions == "Rotary":
+            q = self.point(f"{at}.attn.hook_rot_q", self.rotated(q, positions))
+            k = self.point(f"{at}.attn.hook_rot_k", self.rotated(k, positions))
+        return self.point(f"{at}.hook_attn_out", self.gathered(f"{at}.attn", block.attn, q, k, v, visible))
+
+    def projected(self, at, attn, inputs):
+        """Queries, keys and values, of what each head reads for them."""
+        return [
+            self.point(f"{at}.hook_{part}", einsum("bphm,hme->bphe", read, W) + (0 if b is None else b))
+            for part, read, W, b in zip(
+                "qkv", inputs, (attn.W_Q, attn.W_K, attn.W_V), (attn.b_Q, attn.b_K, attn.b_V), strict=True
+            )
+        ]
+
+    def rotated(self, x, positions):
+        dim, base = self.config.positions.dim or x.shape[-1], self.config.positions.base
+        frequency = (1 / base ** (torch.arange(0, dim, 2).float() / dim)).to(x.dtype)
         angle = (positions[..., None].to(x.dtype) * frequency)[:, :, None]
         a, b, rest = x[..., : dim // 2], x[..., dim // 2 : dim], x[..., dim:]
         return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin(), rest], -1)
 
-    def attention(at, block, x):
-        attn, names = block.attn, [f"{at}.hook_{part}" for part in ("attn_in", "q_input", "k_input", "v_input")]
-        copies = {n: x[:, :, None].expand(-1, -1, n, -1) for n in (heads, kv_heads)}
-        if heads == kv_heads:
-            copies = {heads: point(names[0], copies[heads])}
-        inputs = [point(name, copies[n]) for name, n in zip(names[1:], (heads, kv_heads, kv_heads), strict=True)]
-        if not any(name in edit for name in names):
-            read = normalised(f"{at}.ln1", block.ln1, x)
-            inputs = [read[:, :, None].expand(-1, -1, n, -1) for n in (heads, kv_heads, kv_heads)]
-        else:
-            inputs = [normalised(f"{at}.ln1", block.ln1, copy) for copy in inputs]
-        q, k, v = (
-            point(f"{at}.attn.hook_{part}", einsum("bphm,hme->bphe", copy, W) + (0 if b is None else b))
-            for part, copy, W, b in zip(
-                "qkv", inputs, (attn.W_Q, attn.W_K, attn.W_V), (attn.b_Q, attn.b_K, attn.b_V), strict=True
-            )
-        )
-        if type(config.positions).__name__ == "Rotary":
-            q, k = point(f"{at}.attn.hook_rot_q", rotated(q)), point(f"{at}.attn.hook_rot_k", rotated(k))
-        k, v = (x.repeat_interleave(heads // kv_heads, dim=2) for x in (k, v))
+    def gathered(self, at, attn, q, k, v, visible):
+        """What the heads write, of queries that see some of the keys."""
+        scale = self.config.attention.scale or 1 / math.sqrt(self.config.attention.d_head)
+        k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=2) for x in (k, v))
         scores = einsum("bqhe,bkhe->bhqk", q, k) * scale
-        scores = point(f"{at}.attn.hook_attn_scores", scores.masked_fill(~visible, -math.inf))
+        scores = self.point(f"{at}.hook_attn_scores", scores.masked_fill(~visible, -math.inf))
         pattern = scores.softmax(-1).masked_fill(~visible.any(-1, keepdim=True), 0)
-        pattern = point(f"{at}.attn.hook_pattern", pattern)
-        z = point(f"{at}.attn.hook_z", einsum("bhqk,bkhe->bqhe", pattern, v))
-        result = point(f"{at}.attn.hook_result", einsum("bphe,hem->bphm", z, attn.W_O))
-        return point(f"{at}.hook_attn_out", result.sum(2) + (0 if attn.b_O is None else attn.b_O))
+        pattern = self.point(f"{at}.hook_pattern", pattern)
+        z = self.point(f"{at}.hook_z", einsum("bhqk,bkhe->bqhe", pattern, v))
+        result = self.point(f"{at}.hook_result", einsum("bphe,hem->bphm", z, attn.W_O))
+        return result.sum(2) + (0 if attn.b_O is None else attn.b_O)
 
-    def mlp(at, block, x):
-        mlp, act = block.mlp, ACTIVATIONS[config.mlp.act]
-        x = normalised(f"{at}.ln2", block.ln2, point(f"{at}.hook_mlp_in", x))
+    def mlp(self, at, mlp, ln, norm, x):
+        act = ACTIVATIONS[self.config.mlp.act]
+        x = self.normalised(f"{at}.{ln}", norm, self.point(f"{at}.hook_mlp_in", x))
         linear = einsum("bpm,mn->bpn", x, mlp.W_in) + (0 if mlp.b_in is None else mlp.b_in)
-        if config.mlp.gated:
+        if self.config.mlp.gated:
             gate = einsum("bpm,mn->bpn", x, mlp.W_gate) + (0 if mlp.b_gate is None else mlp.b_gate)
-            post = act(point(f"{at}.mlp.hook_pre", gate)) * point(f"{at}.mlp.hook_pre_linear", linear)
+            post = act(self.point(f"{at}.mlp.hook_pre", gate)) * self.point(f"{at}.mlp.hook_pre_linear", linear)
         else:
-            post = act(point(f"{at}.mlp.hook_pre", linear))
-        out = einsum("bpn,nm->bpm", point(f"{at}.mlp.hook_post", post), mlp.W_out)
-        return point(f"{at}.hook_mlp_out", out + (0 if mlp.b_out is None else mlp.b_out))
+            post = act(self.point(f"{at}.mlp.hook_pre", linear))
+        out = einsum("bpn,nm->bpm", self.point(f"{at}.mlp.hook_post", post), mlp.W_out)
+        return self.point(f"{at}.hook_mlp_out", out + (0 if mlp.b_out is None else mlp.b_out))
 
-    x = point("hook_embed", model.W_E[tokens])
-    if type(config.positions).__name__ == "Learned":
-        x = x + point("hook_pos_embed", model.W_pos[positions])
-    for layer, block in enumerate(model.blocks):
-        at = f"blocks.{layer}"
-        x = point(f"{at}.hook_resid_pre", x)
-        x = attention(at, block, x) + (x if config.residual else 0)
-        if config.mlp is not None:
-            x = point(f"{at}.hook_resid_mid", x)
-            x = mlp(at, block, x) + (x if config.residual else 0)
-        x = point(f"{at}.hook_resid_post", x)
-    x = normalised("ln_final", model.ln_final, x)
-    return einsum("bpm,mv->bpv", x, model.W_U) + model.b_U, seen
+
+def for_each(heads, x):
+    """The same for each head."""
+    return x[:, :, None].expand(-1, -1, heads, -1)

@@ -45,8 +45,6 @@ Runs = Mapping[str, Sequence[Mapping[str, Tensor]]]
 """What each run of each arm said."""
 
 MASS = "attention mass"
-SMOOTHED = 5
-"""Positions that a score by position is averaged over, before it is asked where it breaks off."""
 
 
 def emergence(
@@ -189,9 +187,11 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
             values = [np.array_split(score, 3)[place].mean() for score in by_arm[arm.name]]
             figure = over_runs.mean(values, MASS, reason="no run has a previous-token head")
             result.figures[f"score_{name}_third{suffix}"] = figure
-        result.figures[f"break_off_position{suffix}"] = over_runs.mean(
-            [break_off(score) for score in by_arm[arm.name]], "tokens", reason="no diagonal breaks off"
-        )
+        places = [break_off(score) for score in by_arm[arm.name]]
+        result.figures |= {
+            f"share_that_break_off{suffix}": over_runs.share(np.isfinite(places)),
+            f"break_off_position{suffix}": over_runs.mean(places, "tokens", reason="no diagonal breaks off"),
+        }
         values = torch.stack([one["previous_by_pos"] for one in runs[arm.name]])
         result.measurements[f"previous_by_pos_{arm.name}"] = _by_pos(values, 2, record, arm)
     stripes = [one["induction_by_pos"] for one in runs[ONE_HEAD.name]]
@@ -286,27 +286,34 @@ def curve(one: Mapping[str, Tensor], name: str) -> Float[Tensor, " step"]:
 
 
 def phase(one: Mapping[str, Tensor]) -> tuple[float, float]:
-    """The step at which the induction head reaches half of its final score, and the steps from a tenth to nine tenths.
+    """The step at which the induction head reaches half of its final score, and how many steps the phase change takes.
 
-    NaN where there is no induction head. Between two looks the score is taken to go in a straight line.
+    The latter are those in which the score would rise from nothing to its final value at its steepest; what comes
+    after is slow sharpening. NaN where there is no induction head. Between two looks the score is taken to go in a
+    straight line.
     """
     if not bool(one["found"]):
         return np.nan, np.nan
     values, steps = curve(one, "induction").double().numpy(), one["steps"].double().numpy()
-    tenth, half, most = (_crossed(values, steps, part * values[-1]) for part in (0.1, 0.5, 0.9))
-    return half, most - tenth
+    steepest = (np.diff(values) / np.diff(steps)).max()
+    return _crossed(values, steps, values[-1] / 2), float(values[-1] / steepest)
 
 
 def break_off(score: Float[np.ndarray, " pos"]) -> float:
-    """The first position at which a score has fallen below half of its largest value for good; NaN for none.
+    """The position from which on a score is lower: where the step down that fits it best lies (least squares).
 
     Args:
         score: By position, from position 2 on.
+
+    Returns:
+        NaN if the mean from there on is not below half of the mean before: the score breaks off nowhere.
     """
-    smooth = np.convolve(score, np.ones(SMOOTHED) / SMOOTHED, mode="valid")
-    above = np.flatnonzero(smooth >= smooth.max() / 2)
-    last = int(above[-1])
-    return np.nan if last == len(smooth) - 1 else float(last + SMOOTHED // 2 + 1 + 2)
+    n = len(score)
+    before = np.cumsum(score)[:-1] / np.arange(1, n)
+    after = np.cumsum(score[::-1])[::-1][1:] / np.arange(n - 1, 0, -1)
+    explained = np.arange(1, n) * np.arange(n - 1, 0, -1) * np.clip(before - after, 0, None) ** 2
+    at = int(explained.argmax())
+    return float(at + 1 + 2) if after[at] < before[at] / 2 else np.nan
 
 
 def _crossed(values: np.ndarray, steps: np.ndarray, level: float) -> float:

@@ -47,6 +47,12 @@ def verdicts(result: StudyResult) -> dict[str, str]:
             below="No: with random offsets it breaks off earlier.",
             undecided="Undecided: these runs do not settle whether random offsets move the place where it breaks off.",
         ),
+        "Does it break off earlier where all periods are shorter?": verdict(
+            figures["break_off_moved_by_short_periods"],
+            above="No: it breaks off later.",
+            below=f"Yes: with periods up to {LONGEST * 2 // 3} it breaks off earlier.",
+            undecided="Undecided: these runs do not settle whether shorter periods move the place.",
+        ),
         "Do rotary positions keep the diagonal?": verdict(
             figures["last_third_raised_by_rotary"],
             above="Yes: with rotary positions the score in the last third is higher.",
@@ -71,7 +77,10 @@ def verdicts(result: StudyResult) -> dict[str, str]:
 def _lead(result: StudyResult) -> str:
     one, four = (result.figures[f"share_with_induction{suffix}"] for suffix in ("", "_four_heads"))
     step = result.figures["phase_step_median"]
-    when = "" if step.value is None else f" The head forms all at once, at step {step.value:.0f} in the median."
+    width = result.figures["phase_width_median"]
+    when = ""
+    if step.value is not None and width.value is not None:
+        when = f" The head forms at step {step.value:.0f}, within some {width.value:.0f} steps (medians)."
     return (
         "Two layers were trained from scratch on random tokens that repeat with a random period. With one head a layer "
         f"**{one.label}** runs ended with an induction head, with four heads **{four.label}**.{when}"
@@ -85,8 +94,8 @@ def _forming(page: Page, result: StudyResult) -> None:
         f"that do not repeat), at periods that were never trained ({periods} among them) and for a later beginning, "
         "and falls below half when the previous-token heads under it write nothing. It has a previous-token head if, "
         "over the positions where induction needs one, the attention one back is 0.3 or more above uniform. The phase "
-        "is the step at which the induction head reaches half of its final score; its width, the steps from a tenth to "
-        "nine tenths."
+        "change is at the step where the induction head reaches half of its final score; its width, the steps in which "
+        "it would get there from nothing at its steepest."
     )
     names = ["share_with_induction", "share_with_previous_token", "phase_step_median", "phase_width_median"]
     names += ["induction_score", "induction_control", "induction_without_previous_token", "loss_at_end"]
@@ -162,13 +171,15 @@ def _breaking_off(page: Page, result: StudyResult) -> None:
     for arm in arms:
         suffix = "" if arm == "one_head" else f"_{arm}"
         parts = [result.figures[f"{name}{suffix}"] for name in ("score_first_third", "score_last_third")]
-        off = result.figures[f"break_off_position{suffix}"]
-        rows.append([ARMS[arm].words, *_cells(parts[0]), *_cells(parts[1]), *_cells(off)])
+        often, off = (result.figures[f"{name}{suffix}"] for name in ("share_that_break_off", "break_off_position"))
+        rows.append([ARMS[arm].words, *_cells(parts[0]), *_cells(parts[1]), often.label, *_cells(off)])
+    heads = ["first third", "95 % interval", "last third", "95 % interval", "breaks off", "at position"]
     page.table(
-        ["", "first third", "95 % interval", "last third", "95 % interval", "breaks off at", "95 % interval"],
+        ["", *heads, "95 % interval"],
         rows,
         "The previous-token head's score (attention one back − uniform) in the first and the last third of the "
-        "positions, and the position from which on it stays below half of its largest value, in runs with such a head.",
+        "positions; in how many runs with such a head the step down that fits the scores best falls below half, and "
+        "where that step lies.",
     )
     values = np.stack([result.measurements[f"previous_by_pos_{arm}"].values.mean(0) for arm in arms], axis=1)
     places = result.measurements["previous_by_pos_one_head"].dataset["pos"].values
@@ -178,7 +189,7 @@ def _breaking_off(page: Page, result: StudyResult) -> None:
         f"The mean over runs. The longest first copy ends at position {LONGEST}, with random offsets at "
         f"{LONGEST + OFFSET}, with short periods at {LONGEST * 2 // 3}.",
     )
-    _answers(page, result, list(verdicts(result))[:3])
+    _answers(page, result, list(verdicts(result))[:4])
 
 
 def _positions(page: Page, result: StudyResult) -> None:
@@ -206,7 +217,7 @@ def _positions(page: Page, result: StudyResult) -> None:
             plot(result.measurements[f"gram_{name}"], title=f"Gram matrix, {ARMS[name].words}"),
             "Products of the vectors of any two positions, the mean over runs: what two positions have in common.",
         )
-    _answers(page, result, list(verdicts(result))[3:])
+    _answers(page, result, list(verdicts(result))[4:])
 
 
 def _translation(page: Page, result: StudyResult) -> None:

@@ -33,11 +33,13 @@ def mean(numbers: Numbers, unit: str, *, label: str | None = None, reason: str =
     return Figure(unit=unit, value=float(found.mean), low=float(found.low), high=float(found.high), label=label)
 
 
-def share(hits: Numbers, *, label: str | None = None) -> Figure:
+def share(hits: Numbers, *, label: str | None = None, reason: str = "there is no such run") -> Figure:
     """In what share of the runs something is so, with Wilson's interval (Wilson 1927)."""
     from scipy.stats import binomtest
 
     n, k = len(hits), int(np.asarray(hits).sum())
+    if not n:
+        return Figure(unit="fraction", label=label, reason=reason)
     interval = binomtest(k, n).proportion_ci(method="wilson")
     return Figure(
         unit="fraction", value=k / n, low=float(interval.low), high=float(interval.high), label=label or f"{k} of {n}"
