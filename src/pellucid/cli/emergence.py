@@ -1,6 +1,7 @@
 """`pellucid study emergence`: trains many small models, and tells in how many induction heads form."""
 
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,28 +14,31 @@ if TYPE_CHECKING:
     from pellucid.studies.result import StudyResult
 
 JOURNAL = "journal"
-TOLD = (
-    "share_with_induction",
-    "share_with_previous_token",
-    "share_with_induction_four_heads",
-    "share_with_previous_token_four_heads",
-    "phase_step_median",
-    "phase_width_median",
-    "fixed_one_layer_accuracy",
-    "fixed_one_layer_accuracy_elsewhere",
-    "random_period_accuracy_elsewhere",
-    "score_first_third",
-    "score_last_third",
-    "break_off_position",
-    "break_off_position_random_offset",
-    "effective_rank_position",
-    "effective_rank_position_decay_strong",
-    "encoder_decoder_accuracy",
-    "encoder_decoder_accuracy_without_decoder_attention",
-    "encoder_decoder_blanks_accuracy",
-    "encoder_decoder_blanks_accuracy_without_decoder_attention",
-)
-"""The figures that the terminal shows."""
+TOLD = {
+    "share_with_induction": "induction head forms",
+    "share_with_previous_token": "previous-token head forms",
+    "share_with_induction_four_heads": "induction head, 4 heads a layer",
+    "share_with_previous_token_four_heads": "previous token, 4 heads a layer",
+    "phase_step_median": "phase change, step (median)",
+    "phase_width_median": "its width, steps (median)",
+    "fixed_one_layer_accuracy": "one fixed period: accuracy",
+    "fixed_one_layer_accuracy_elsewhere": "· at other periods",
+    "random_period_accuracy_elsewhere": "random periods: at others",
+    "score_first_third": "previous token, first third",
+    "score_last_third": "· last third",
+    "share_that_break_off": "diagonals that break off",
+    "break_off_position": "· at position",
+    "break_off_position_random_offset": "· with random offsets",
+    "break_off_position_short_periods": "· with shorter periods",
+    "effective_rank_position": "effective rank of positions",
+    "effective_rank_position_decay_strong": "· with strong weight decay",
+    "encoder_decoder_accuracy": "encoder–decoder: accuracy",
+    "encoder_decoder_accuracy_without_decoder_attention": "· without decoder's attention",
+    "encoder_decoder_blanks_accuracy": "with spatial noise: accuracy",
+    "encoder_decoder_blanks_accuracy_without_decoder_attention": "· without decoder's attention",
+}
+"""The figures that the terminal shows, in its words."""
+COLUMNS = 80
 
 Where = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the report and the numbers.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look: two minutes.")]
@@ -89,16 +93,16 @@ def print_emergence(found: "StudyResult") -> None:
 
     typer.echo(f"{found.model}, {found.record.settings['steps']} steps each")
     rows = []
-    for name in TOLD:
+    for name, words in TOLD.items():
         figure = found.figures[name]
         ends = interval(figure.low, figure.high, figure.unit) or figure.reason or ""
-        rows.append([name.replace("_", " "), number(figure.value, figure.unit), ends, figure.unit])
-    print_table(["", "", "95 % interval", "unit"], rows)
+        rows.append([words, number(figure.value, figure.unit), ends])
+    print_table(["", "", "95 % interval"], rows)
     typer.echo()
-    for question, answer in verdicts(found).items():
-        typer.echo(f"{question} {answer}")
-    for answer in needs(found):
-        typer.echo(f"Encoder–decoder: {answer}")
+    answers = [f"{question} {answer}" for question, answer in verdicts(found).items()]
+    answers += [f"Encoder–decoder: {answer}" for answer in needs(found)]
+    for answer in answers:
+        typer.echo(textwrap.fill(answer, COLUMNS, subsequent_indent="  "))
 
 
 def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:

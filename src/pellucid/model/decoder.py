@@ -163,8 +163,6 @@ class Decoder(Stack):
                 )
         else:
             check_tokens(tokens, otherwise="; give the residual stream together with start_at_layer")
-        if tokens.shape[1] == 0:
-            raise ArgumentError("a prompt must have at least one token, got none; put BOS in front, or give some text")
 
 
 def _rows(x: Tensor, positions: Positions) -> Tensor:

@@ -6,6 +6,7 @@ from typing import cast
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pellucid.base.errors import ArgumentError
 from pellucid.hooks.point import HookPoint, at, call
 from pellucid.hooks.run import LiveRun
 from pellucid.model.attention import Attention
@@ -139,6 +140,11 @@ class EncoderDecoder(Transformer):
         """
         read, reading = self.encoded(source, source_mask=source_mask, run=run)
         check_tokens(tokens)
+        if len(tokens) != len(source):
+            raise ArgumentError(
+                f"source and tokens must be of as many prompts, got {len(source)} and {len(tokens)}; "
+                "repeat one that serves all"
+            )
         span = self._span(tokens, attention_mask, causal=True)
         if run is not None:
             run.mask = span.keys_mask

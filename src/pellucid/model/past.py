@@ -162,8 +162,10 @@ def make_span(
         causal: Whether a row sees only what comes before it.
 
     Raises:
-        ArgumentError: The rows do not fit the context, or the mask does not fit the rows.
+        ArgumentError: There are no rows, they do not fit the context, or the mask does not fit them.
     """
+    if n_rows == 0:
+        raise ArgumentError("a prompt must have at least one token, got none; put BOS in front, or give some text")
     n_past = 0 if past is None else len(past)
     if past is not None:
         _check_batch(past, batch)

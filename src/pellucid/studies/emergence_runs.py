@@ -85,6 +85,7 @@ def _curves(trained: Run) -> dict[str, Tensor]:
     return found
 
 
+@torch.no_grad()
 def _questioned(model: HookedTransformer, arm: Arm, seed: int) -> dict[str, Tensor]:
     """What the finished model is asked."""
     own_period = FIXED if arm.name.startswith("fixed") else NEVER_TRAINED[1]
