@@ -15,6 +15,12 @@ def test_a_mean_has_students_interval_and_leaves_out_runs_without_a_number():
     assert (found.unit, found.label) == ("steps", "x")
 
 
+def test_an_interval_ends_where_every_number_must():
+    plain, bound = (mean([0.0, 1.0, 1.0], "fraction", bounds=bounds) for bounds in ((-9, 9), (0, 1)))
+    assert plain.low < 0 and plain.high > 1
+    assert (bound.value, bound.low, bound.high) == (plain.value, 0, 1)
+
+
 def test_one_run_has_no_interval_and_none_has_a_reason():
     assert mean([3.0], "steps") == Figure(unit="steps", value=3.0, reason="one run has no interval")
     assert mean([np.nan], "steps", reason="none formed") == Figure(unit="steps", reason="none formed")
@@ -28,6 +34,7 @@ def test_a_share_has_wilsons_interval_and_says_how_many():
     assert (found.value, found.low, found.high) == pytest.approx((p, *ends))
     assert found.label == "7 of 8"
     assert share([0, 0]).value == 0
+    assert share([], reason="none formed").reason == "none formed"
 
 
 def test_a_median_has_the_interval_of_order_statistics_where_there_are_enough():

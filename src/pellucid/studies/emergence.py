@@ -45,6 +45,8 @@ Runs = Mapping[str, Sequence[Mapping[str, Tensor]]]
 """What each run of each arm said."""
 
 MASS = "attention mass"
+SHARE = (0.0, 1.0)
+"""What fractions and attention masses lie between."""
 
 
 def emergence(
@@ -120,10 +122,10 @@ def forming(runs: Runs, record: Record) -> Findings:
                 [width for _, width in phases], "steps", reason="no run has an induction head"
             ),
             f"loss_at_end{suffix}": over_runs.mean([float(one["loss"][-1]) for one in ours], "nats"),
-            f"induction_score{suffix}": over_runs.mean(_numbers(ours, "score"), MASS),
-            f"induction_control{suffix}": over_runs.mean(_numbers(ours, "control"), MASS),
-            f"induction_without_previous_token{suffix}": over_runs.mean(_numbers(ours, "without"), MASS),
-            f"previous_token_score{suffix}": over_runs.mean(_numbers(ours, "previous_score"), MASS),
+            f"induction_score{suffix}": over_runs.mean(_numbers(ours, "score"), MASS, bounds=SHARE),
+            f"induction_control{suffix}": over_runs.mean(_numbers(ours, "control"), MASS, bounds=SHARE),
+            f"induction_without_previous_token{suffix}": over_runs.mean(_numbers(ours, "without"), MASS, bounds=SHARE),
+            f"previous_token_score{suffix}": over_runs.mean(_numbers(ours, "previous_score"), MASS, bounds=SHARE),
         }
     for arm in ARMS.values():
         ours = runs[arm.name]
@@ -158,14 +160,16 @@ def fixed_period(runs: Runs, record: Record) -> Findings:
         ours = runs[arm.name]
         accuracy = torch.stack([one["accuracy_by_period"] for one in ours]).double().numpy()
         result.figures |= {
-            f"{arm.name}_accuracy": over_runs.mean(accuracy[:, own], "fraction"),
-            f"{arm.name}_accuracy_elsewhere": over_runs.mean(accuracy[:, :own].mean(1), "fraction"),
-            f"{arm.name}_score": over_runs.mean(_numbers(ours, "score"), MASS),
-            f"{arm.name}_control": over_runs.mean(_numbers(ours, "control"), MASS),
+            f"{arm.name}_accuracy": over_runs.mean(accuracy[:, own], "fraction", bounds=SHARE),
+            f"{arm.name}_accuracy_elsewhere": over_runs.mean(accuracy[:, :own].mean(1), "fraction", bounds=SHARE),
+            f"{arm.name}_score": over_runs.mean(_numbers(ours, "score"), MASS, bounds=SHARE),
+            f"{arm.name}_control": over_runs.mean(_numbers(ours, "control"), MASS, bounds=SHARE),
             f"{arm.name}_share_with_induction": over_runs.share(_numbers(ours, "found")),
         }
     elsewhere = torch.stack([one["accuracy_by_period"] for one in runs[ONE_HEAD.name]]).double().numpy()
-    result.figures["random_period_accuracy_elsewhere"] = over_runs.mean(elsewhere[:, :own].mean(1), "fraction")
+    result.figures["random_period_accuracy_elsewhere"] = over_runs.mean(
+        elsewhere[:, :own].mean(1), "fraction", bounds=SHARE
+    )
     for arm in (ONE_HEAD, FIXED_ONE_LAYER, FIXED_TWO_LAYERS):
         values = torch.stack([one["accuracy_by_period"] for one in runs[arm.name]])
         result.measurements[f"accuracy_by_period_{arm.name}"] = _measured(
@@ -260,13 +264,17 @@ def translation(runs: Runs, record: Record) -> Findings:
         ours = runs[arm.name]
         answer = [float(one["answer_mass"].max()) for one in ours]
         result.figures |= {
-            f"{arm.name}_accuracy": over_runs.mean(_numbers(ours, "accuracy"), "fraction"),
-            f"{arm.name}_answer_mass": over_runs.mean(answer, MASS),
-            f"{arm.name}_last_mass": over_runs.mean([float(one["last_mass"].max()) for one in ours], MASS),
+            f"{arm.name}_accuracy": over_runs.mean(_numbers(ours, "accuracy"), "fraction", bounds=SHARE),
+            f"{arm.name}_answer_mass": over_runs.mean(answer, MASS, bounds=SHARE),
+            f"{arm.name}_last_mass": over_runs.mean(
+                [float(one["last_mass"].max()) for one in ours], MASS, bounds=SHARE
+            ),
             f"{arm.name}_uniform": over_runs.mean(_numbers(ours, "uniform"), MASS),
         }
         for name in WITHOUT:
-            result.figures[f"{arm.name}_accuracy_{name}"] = over_runs.mean(_numbers(ours, name), "fraction")
+            result.figures[f"{arm.name}_accuracy_{name}"] = over_runs.mean(
+                _numbers(ours, name), "fraction", bounds=SHARE
+            )
         first = ours[0]
         result.measurements[f"cross_pattern_{arm.name}"] = _measured(
             first["cross_patterns"],

@@ -127,7 +127,7 @@ def _curves(page: Page, measured: Measurement, title: str, yaxis: str) -> None:
 
 def _moments(page: Page, result: StudyResult) -> None:
     patterns = result.measurements["patterns"]
-    tokens = [str(token) for token in patterns.dataset["token"].values]
+    tokens = [f" {token}" for token in patterns.dataset["token"].values]
     page.section("What does it look like?").text(
         "The attention of both layers' heads in the first run, on one sequence of period 16, at "
         f"{len(patterns.values)} moments: before, while and after the head forms. In the end layer 0 draws a line "

@@ -15,7 +15,14 @@ from pellucid.studies.result import Figure
 Numbers = Sequence[float] | Shaped[np.ndarray, " run"]
 
 
-def mean(numbers: Numbers, unit: str, *, label: str | None = None, reason: str = "no run has this") -> Figure:
+def mean(
+    numbers: Numbers,
+    unit: str,
+    *,
+    label: str | None = None,
+    reason: str = "no run has this",
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Figure:
     """The mean over runs, with Student's t interval; runs without a number are left out.
 
     Args:
@@ -23,6 +30,7 @@ def mean(numbers: Numbers, unit: str, *, label: str | None = None, reason: str =
         unit: Of all.
         label: What they belong to.
         reason: Said where no run has a number.
+        bounds: Between which every number must lie, and so the mean: the interval ends there.
     """
     known = _known(numbers)
     if not len(known):
@@ -30,7 +38,8 @@ def mean(numbers: Numbers, unit: str, *, label: str | None = None, reason: str =
     if len(known) == 1:
         return Figure(unit=unit, value=float(known[0]), label=label, reason="one run has no interval")
     found = effect(known)
-    return Figure(unit=unit, value=float(found.mean), low=float(found.low), high=float(found.high), label=label)
+    low, high = np.clip([float(found.low), float(found.high)], *bounds)
+    return Figure(unit=unit, value=float(found.mean), low=float(low), high=float(high), label=label)
 
 
 def share(hits: Numbers, *, label: str | None = None, reason: str = "there is no such run") -> Figure:
