@@ -173,8 +173,8 @@ def make_span(
         raise ArgumentError(f"the attention mask must be a tensor [batch pos], got {mask!r}; wrap it in torch.tensor()")
     if mask is not None and tuple(mask.shape) != (batch, n_rows):
         raise ArgumentError(
-            f"the attention mask must be [batch pos] of the tokens given, {[batch, n_rows]}, got {list(mask.shape)}; "
-            "the past keeps its own"
+            f"the attention mask must be [batch pos] of the tokens given, {[batch, n_rows]}, got {list(mask.shape)}"
+            f"{'' if past is None else '; the past keeps its own'}"
         )
     old = None if past is None else past.mask
     mask = None if mask is None else mask.to(device=device, dtype=torch.bool)
