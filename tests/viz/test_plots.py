@@ -144,6 +144,22 @@ def test_a_measurement_of_one_axis_is_a_line_in_its_interval():
     assert mean.plot().layout.yaxis.title.text == "loss (nats)"
 
 
+def test_steps_are_amounts_with_room_between_them():
+    figure = measured((3,), ("step",), coords={"step": [0, 1, 128]}).plot()
+    assert (figure.data[0].mode, figure.data[0].x.tolist()) == ("lines", [0, 1, 128])
+    assert figure.layout.xaxis.type != "category"
+
+
+def test_several_lines_have_their_names_and_places():
+    figure = viz.line(np.array([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]), x=[0, 5, 50], names=["seed 0", "seed 1"])
+    assert [(trace.name, trace.x.tolist(), trace.y.tolist()) for trace in figure.data] == [
+        ("seed 0", [0, 5, 50], [1, 2, 3]),
+        ("seed 1", [0, 5, 50], [4, 5, 6]),
+    ]
+    with pytest.raises(ArgumentError, match="names"):
+        viz.line(np.zeros((3, 2)), names=["one"])
+
+
 def test_where_order_means_nothing_there_are_points_with_bars():
     mean = measured((6, 2, 3), ("prompt", "layer", "head")).mean("prompt")
     (points,) = mean.sel(layer=1).plot().data

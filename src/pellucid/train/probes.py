@@ -28,6 +28,8 @@ from pellucid.train.sequences import IGNORED, Batch
 
 EARLY, LATE = (0.1, 0.2), (0.9, 1.0)
 """The parts of a sequence that the in-context-learning score compares."""
+LOGITS = 2**23
+"""Made at a time, about."""
 SEED = 2**40
 """Added to a run's seed for what is held out, so that it is another draw."""
 
@@ -106,12 +108,15 @@ def probe(model: Any, held_out: Batch | None, settings: Probes, *, seed: int) ->
 @torch.no_grad()
 def loss_by_position(model: Any, batch: Batch) -> Float[Tensor, " pos"]:
     """The mean loss of each position's targets, in nats; NaN where there are none."""
-    device = model.device
-    inputs = [part.to(device) for part in (batch.source, batch.tokens) if part is not None]
-    logits, targets = model(*inputs), batch.targets.to(device)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = F.cross_entropy(wide.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-    return (losses.sum(0) / (targets != IGNORED).sum(0)).cpu()
+    n_pos, device = batch.tokens.shape[1], model.device
+    losses = torch.empty(batch.tokens.shape, dtype=torch.float64)
+    for rows in torch.arange(len(losses)).split(max(1, LOGITS // (n_pos * model.config.vocab_out))):
+        inputs = [part[rows].to(device) for part in (batch.source, batch.tokens) if part is not None]
+        logits, targets = model(*inputs).flatten(0, 1), batch.targets[rows].to(device).flatten()
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        found = F.cross_entropy(wide, targets, ignore_index=IGNORED, reduction="none")
+        losses[rows] = found.view(-1, n_pos).double().cpu()
+    return losses.sum(0) / (batch.targets != IGNORED).sum(0)
 
 
 def in_context(losses: Float[Tensor, " pos"]) -> float | None:

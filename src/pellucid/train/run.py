@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pellucid.base.errors import ConfigError, MisreadWarning, OutputError
+from pellucid.base.errors import ConfigError, MisreadWarning, OutputError, TrainingError
 from pellucid.base.files import clear_abandoned, written_aside
 from pellucid.base.progress import Advance, progress
 from pellucid.base.record import VERSION, Record
@@ -187,7 +187,13 @@ def _trained(begun: _Begun, shown: bool | None) -> Run:
     training.accelerator.wait_for_everyone()  # all have read before one writes
     shown = shown if is_main else False
     with log, progress(recipe.steps, "training", done=start, shown=shown) as advance:
-        _walk(begun, keeper if is_main else None, log, probed, advance)
+        try:
+            _walk(begun, keeper if is_main else None, log, probed, advance)
+        except TrainingError as error:
+            kept = {} if folder is None else checkpoints(folder)
+            raise TrainingError(
+                f"{error}; the last good checkpoint is {kept[max(kept)]}" if kept else f"{error}"
+            ) from error
     history = _history(log, begun.record)
     run = Run(
         model=model,

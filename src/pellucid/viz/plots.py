@@ -26,6 +26,8 @@ Values = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."] | Sequence[Any]
 SCALE = "RdBu"
 NOMINAL = {"head", "kv_head", "neuron", "component", "d_model", "d_head", "d_mlp", "d_vocab"}
 """Axes whose order means nothing: no line leads from one to the next."""
+AMOUNTS = {"step"}
+"""Axes whose labels are amounts: a line has room for those between."""
 
 
 def imshow(tensor: Values, renderer: str | None = None, xaxis: str = "", yaxis: str = "", **px: Any) -> "Figure":
@@ -227,7 +229,7 @@ def _series(measurement: Measurement, renderer: str | None, px: dict[str, Any]) 
     import plotly.express
 
     (dim,) = measurement.dims
-    axis = _axis(measurement, dim)
+    axis = measurement.dataset[dim].values.tolist() if dim in AMOUNTS else _axis(measurement, dim)
     places, category = _labels("x", axis, len(axis))
     value = f"{printable(measurement.name)} ({measurement.unit})" if measurement.name else measurement.unit
     options: dict[str, Any] = {**px, "labels": {"x": dim, "y": value} | px.get("labels", {})}
