@@ -116,4 +116,4 @@ def _print(run: "Run") -> None:
     ]
     if rows:
         print_table(["role", "best head", "score", "95 % interval", "control"], rows)
-        typer.echo("Attention mass on random tokens that repeat; each head chosen on half of the prompts.")
+        typer.echo("Attention mass on tokens that repeat; each head chosen on half of the prompts.")

@@ -71,8 +71,8 @@ class Recipe:
         for name in ("steps", "batch_size", "parts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**40:
-            raise ConfigError(f"seed must lie in 0..2**40 − 1, got {self.seed}")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed must lie in 0..2**31 − 1, got {self.seed}")
         self.schedule.check(self.steps)
         if self.model.config is not None:
             self.check(self.model.config)

@@ -107,6 +107,8 @@ def train(
         check_vacant(folder, recipe, resume=resume, overwrite=overwrite)
     found.wait_for_everyone()  # before anybody writes there
     begun = _begun(recipe, folder, device or found.device)
+    if folder is not None and resume:
+        _check_data(folder, begun)
     if folder is not None and found.is_main_process:
         _prepare(folder, recipe, begun, overwrite=overwrite and not resume)
     found.wait_for_everyone()
@@ -123,6 +125,8 @@ class _Begun(NamedTuple):
     model: Any
     stream: Stream
     held_out: Batch | None
+    data: dict[str, Any]
+    """What a record tells of it."""
     record: Record
     training: Training
 
@@ -145,7 +149,7 @@ def _begun(recipe: Recipe, folder: Path | None, device: torch.device | str) -> _
     record = record.add(settings={"recipe": recipe.to_dict(), "data": told})
     if hasattr(model, "record"):
         model.record = record
-    return _Begun(recipe, folder, model, stream, held_out, record, training)
+    return _Begun(recipe, folder, model, stream, held_out, told, record, training)
 
 
 def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str, Any]]:
@@ -317,6 +321,18 @@ def check_vacant(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
         )
 
 
+def _check_data(folder: Path, begun: _Begun) -> None:
+    """Whether a run goes on with the text that it began with."""
+    path = folder / MADE_WITH
+    before = json.loads(path.read_text(encoding="utf-8")).get("data") if path.is_file() else begun.data
+    changed = _difference(before, begun.data)
+    if changed is not None:
+        raise OutputError(
+            f"{folder} must be gone on with on the data that it began with, but {changed}; bring the data back, or "
+            "begin again with --overwrite"
+        )
+
+
 def _difference(theirs: Any, ours: Any, where: str = "") -> str | None:
     """The first place where two recipes differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -346,6 +362,7 @@ def _prepare(folder: Path, recipe: Recipe, begun: _Begun, *, overwrite: bool) ->
         "threads": torch.get_num_threads(),
         "processes": begun.training.accelerator.num_processes,
         "device": str(begun.training.accelerator.device),
+        "data": begun.data,
     }
     if (folder / MADE_WITH).is_file():
         before = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
