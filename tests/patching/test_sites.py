@@ -3,14 +3,16 @@
 import pytest
 
 from pellucid.base.errors import ArgumentError, UnknownNameError
-from pellucid.hooks.names import AXES
+from pellucid.hooks.names import AXES, short_name
 from pellucid.patching.entries import _PREPARED
 from pellucid.patching.sites import KINDS, axes_of, check_over, layers_of, point, site_name
-from tests.models import CONFIGS, model_of
+from tests.models import CONFIGS, encoder_decoder_of, model_of
 
 
 def test_every_activation_is_a_site_and_every_preparation_is_there():
-    assert {site.rpartition(".")[2] for site in KINDS} == set(AXES)
+    decoders = {short_name(name) for kind in CONFIGS for name in model_of(kind).hook_names}
+    others = {short_name(name) for name in encoder_decoder_of().hook_names} - decoders
+    assert {site.rpartition(".")[2] for site in KINDS} == set(AXES) - others == decoders
     assert {kind.prepared for kind in KINDS.values()} - {""} == set(_PREPARED)
 
 
