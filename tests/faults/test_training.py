@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_if_it_never_wa
 FULL = """
 import json, resource, signal, sys
 from pellucid.base.errors import PellucidError
-from pellucid.train import run as running, train
+from pellucid.train import train
 from pellucid.train.checkpoints import Keeper
 
 folder, recipe = sys.argv[1], json.loads(sys.argv[2])

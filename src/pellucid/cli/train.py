@@ -44,8 +44,8 @@ def train(
         pellucid train toy-induction --print > my-recipe.toml
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     from pellucid.base.errors import OutputError
+    from pellucid.train.folder import RECIPE, REPORT
     from pellucid.train.recipe import bundled_recipes, read_recipe
-    from pellucid.train.run import RECIPE, REPORT
     from pellucid.train.run import train as run
 
     if recipe is None or (resume and "=" in recipe):

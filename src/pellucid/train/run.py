@@ -4,10 +4,7 @@ In: a recipe. Out: a `Run`. With a folder, everything that is needed to go on is
 which was killed at any moment ends, once it is resumed, as if it had not been.
 """
 
-import json
-import shutil
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pellucid.base.errors import ConfigError, MisreadWarning, OutputError, TrainingError
-from pellucid.base.files import clear_abandoned, written_aside
+from pellucid.base.errors import ConfigError, TrainingError
 from pellucid.base.progress import Advance, progress
 from pellucid.base.record import VERSION, Record
 from pellucid.base.seeds import generator
 from pellucid.base.tensors import get_device
 from pellucid.measurement import Measurement
-from pellucid.pretrained.checkpoints import FOLDER, checkpoints
+from pellucid.pretrained.checkpoints import checkpoints
 from pellucid.pretrained.export import save_pretrained
 from pellucid.train.checkpoints import Keeper
-from pellucid.train.log import METRICS, Log
+from pellucid.train.folder import PROBES, REPORT, check_data, check_vacant, prepare
+from pellucid.train.log import Log
 from pellucid.train.loop import Training, accelerator
 from pellucid.train.page import training_page
 from pellucid.train.probes import SEED, Probed, probe
@@ -35,10 +32,6 @@ from pellucid.train.sequences import Batch
 from pellucid.train.stream import Drawn, Shuffled, Stream, next_tokens
 from pellucid.train.text import Text
 
-RECIPE, MADE_WITH, PROBES, REPORT, BOARD = "recipe.toml", "made_with.json", "probes", "report.html", "tensorboard"
-MODEL = ("config.json", "model.safetensors")
-OURS = (RECIPE, MADE_WITH, METRICS, REPORT, FOLDER, PROBES, BOARD, *MODEL)
-"""What a run writes into its folder."""
 FLUSH = 10
 """Steps between two looks at the losses; on a GPU each look waits."""
 
@@ -108,9 +101,9 @@ def train(
     found.wait_for_everyone()  # before anybody writes there
     begun = _begun(recipe, folder, device or found.device)
     if folder is not None and resume:
-        _check_data(folder, begun)
+        check_data(folder, begun.data)
     if folder is not None and found.is_main_process:
-        _prepare(folder, recipe, begun, overwrite=overwrite and not resume)
+        prepare(folder, recipe, _made_with(begun), overwrite=overwrite and not resume)
     found.wait_for_everyone()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -289,73 +282,9 @@ def _pace(told: list[Any], seconds: float) -> str:
     return f"{pace / 1000:,.0f}k tokens/s" if pace >= 10_000 else f"{pace:,.0f} tokens/s"
 
 
-# The folder
-
-
-def check_vacant(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Whether a run may write to a folder.
-
-    Raises:
-        OutputError: It holds results and neither `resume` nor `overwrite` is asked for, or both are; nothing is there
-            to be resumed; or it is of another recipe.
-    """
-    if resume and overwrite:
-        raise OutputError("one of --resume and --overwrite must be chosen, got both (resume, overwrite)")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
-    held = [name for name in OURS if (folder / name).exists()]
-    if not resume:
-        if held and not overwrite:
-            raise OutputError(
-                f"{folder} must not hold results already, it has {held[0]}; add --resume (resume=True) to go on with "
-                "the run, or --overwrite (overwrite=True)"
-            )
-        return
-    if RECIPE not in held:
-        raise OutputError(f"{folder} must hold a run to go on with, it has no {RECIPE}; leave --resume out")
-    theirs = read_recipe(folder / RECIPE)
-    difference = _difference(theirs.to_dict(), recipe.to_dict())
-    if difference is not None:
-        raise OutputError(
-            f"{folder} must hold a run of this recipe, but {difference}; leave --resume out, or change it"
-        )
-
-
-def _check_data(folder: Path, begun: _Begun) -> None:
-    """Whether a run goes on with the text that it began with."""
-    path = folder / MADE_WITH
-    before = json.loads(path.read_text(encoding="utf-8")).get("data") if path.is_file() else begun.data
-    changed = _difference(before, begun.data)
-    if changed is not None:
-        raise OutputError(
-            f"{folder} must be gone on with on the data that it began with, but {changed}; bring the data back, or "
-            "begin again with --overwrite"
-        )
-
-
-def _difference(theirs: Any, ours: Any, where: str = "") -> str | None:
-    """The first place where two recipes differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in {**theirs, **ours}:
-            found = _difference(theirs.get(name), ours.get(name), f"{where}.{name}" if where else name)
-            if found is not None:
-                return found
-        return None
-    return None if theirs == ours else f"{where} is {theirs!r} there and {ours!r} here"
-
-
-def _prepare(folder: Path, recipe: Recipe, begun: _Begun, *, overwrite: bool) -> None:
-    """Makes the folder ready; says where going on may not give the same last digits."""
-    if overwrite:
-        for name in OURS:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    for place, name in [*((folder, name) for name in OURS), (folder / FOLDER, "*"), (folder / PROBES, "*")]:
-        clear_abandoned(place, name)
-    now = {
+def _made_with(begun: _Begun) -> dict[str, Any]:
+    """What the last digits of a run depend on, beside its recipe."""
+    return {
         "pellucid": VERSION,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
@@ -364,14 +293,3 @@ def _prepare(folder: Path, recipe: Recipe, begun: _Begun, *, overwrite: bool) ->
         "device": str(begun.training.accelerator.device),
         "data": begun.data,
     }
-    if (folder / MADE_WITH).is_file():
-        before = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
-        changed = _difference(before, now)
-        if changed is not None:
-            warnings.warn(
-                f"the run goes on, but not bit for bit as it would have: {changed}", MisreadWarning, stacklevel=4
-            )
-    with written_aside(folder / MADE_WITH) as aside:
-        aside.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-    with written_aside(folder / RECIPE) as aside:
-        aside.write_text(recipe.to_toml(), encoding="utf-8")
