@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from pellucid.base.errors import OutputError
-from pellucid.base.files import written_aside
+from pellucid.base.files import clear_abandoned, written_aside
 
 
 def everything(folder):
@@ -123,3 +123,15 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(OutputError, match=r"a\.txt cannot be replaced"), written_aside(tmp_path / "a.txt"):
         pass
     assert everything(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_cleared_away_and_nothing_else(tmp_path):
+    for name in (".report.html.a1b2c3d4", ".step-0001.zz_9aaaa", ".other.a1b2c3d4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("")
+    (tmp_path / "report.html").write_text("whole")
+    (tmp_path / ".hidden").write_text("mine")
+    clear_abandoned(tmp_path, "report.html")
+    clear_abandoned(tmp_path, "step-*")
+    assert {path.name for path in tmp_path.iterdir()} == {".other.a1b2c3d4", "report.html", ".hidden"}
+    clear_abandoned(tmp_path / "nowhere")

@@ -124,6 +124,17 @@ def test_a_terminal_shows_a_bar_that_is_gone_when_the_block_ends(monkeypatch, cl
     assert terminal.getvalue().endswith("\x1b[1A\x1b[2K"), "the last thing sent erases the bar"
 
 
+def test_a_note_stands_beside_the_bar_until_the_next(monkeypatch, clock):
+    terminal = on_a_terminal(monkeypatch)
+    with progress(4, "training") as advance:
+        clock.now = 1.0
+        advance(1, "loss 2.5000")
+        advance(1, "loss 1.2500")
+    told = terminal.shown()
+    assert "50%  2/4" in told and "loss 1.2500" in told
+    assert told.rindex("loss 1.2500") > told.find("loss 2.5000")
+
+
 def test_a_bar_is_gone_also_when_the_block_fails(monkeypatch):
     terminal = on_a_terminal(monkeypatch)
     with pytest.raises(KeyboardInterrupt), progress(2, "jobs"):
