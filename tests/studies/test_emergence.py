@@ -221,6 +221,17 @@ def test_figures_are_over_the_runs_of_their_arm(result, tiny):
     assert figures["encoder_decoder_answer_mass"].value == pytest.approx(plain["answer_mass"].max().item())
 
 
+def test_which_seeds_have_the_heads_is_told(result, tiny):
+    found = result.measurements["found_one_head"]
+    assert found.values.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    ends = [tiny({"arm": "one_head", "seed": seed}) for seed in range(8)]
+    assert found.dataset["score"].values.tolist() == [one["score"].item() for one in ends]
+    steps = found.dataset["phase_step"].values
+    assert steps[0] == phase(ends[0])[0] and np.isnan(steps[1:]).all()
+    html = emergence_page(result).html()
+    assert html.count('<th scope="row">seed 7</th>') == 2 or html.count("seed 7</") >= 2
+
+
 def test_all_that_the_story_tells_is_in_the_numbers(result):
     told = result.to_dict()
     wanted = "share_with_induction share_with_previous_token phase_step_median score_first_third score_last_third"

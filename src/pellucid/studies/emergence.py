@@ -127,6 +127,7 @@ def forming(runs: Runs, record: Record) -> Findings:
             f"induction_without_previous_token{suffix}": over_runs.mean(_numbers(ours, "without"), MASS, bounds=SHARE),
             f"previous_token_score{suffix}": over_runs.mean(_numbers(ours, "previous_score"), MASS, bounds=SHARE),
         }
+        result.measurements[f"found_{arm.name}"] = _by_run(ours, phases, record, arm)
     for arm in ARMS.values():
         ours = runs[arm.name]
         steps = {"step": ours[0]["steps"].tolist()}
@@ -335,6 +336,18 @@ def _crossed(values: np.ndarray, steps: np.ndarray, level: float) -> float:
 
 def _numbers(runs: Sequence[Mapping[str, Tensor]], name: str) -> list[float]:
     return [float(one[name]) for one in runs]
+
+
+def _by_run(
+    runs: Sequence[Mapping[str, Tensor]], phases: Sequence[tuple[float, float]], record: Record, arm: Arm
+) -> Measurement:
+    """Which runs have an induction head, and beside it what decides."""
+    told = {name: _numbers(runs, name) for name in ("previous_found", "score", "control", "without", "previous_score")}
+    told |= {"phase_step": [step for step, _ in phases], "phase_width": [width for _, width in phases]}
+    told["loss_at_end"] = [float(one["loss"][-1]) for one in runs]
+    variables = {name: ("run", numbers) for name, numbers in told.items()}
+    found, name = torch.tensor(_numbers(runs, "found")), f"induction head found, {arm.words}"
+    return _measured(found, ("run",), "fraction", record, name, variables=variables)
 
 
 def _periods() -> list[str]:

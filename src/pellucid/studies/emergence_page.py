@@ -112,9 +112,45 @@ def _forming(page: Page, result: StudyResult) -> None:
         "Shares with Wilson's interval, medians with that of order statistics, means with Student's t, over runs.",
     )
     for arm in ("one_head", "four_heads"):
+        _seeds(page, result.measurements[f"found_{arm}"], ARMS[arm])
         for name, words in (("induction", "induction score − control"), ("previous", "previous token − uniform")):
             _curves(page, result.measurements[f"{name}_{arm}"], f"{words}, {ARMS[arm].words}", words)
         _curves(page, result.measurements[f"loss_{arm}"], f"Training loss, {ARMS[arm].words}", "loss (nats)")
+
+
+def _seeds(page: Page, found: Measurement, arm: Arm) -> None:
+    told = found.dataset
+    names = ["phase_step", "phase_width", "score", "control", "without", "previous_score", "loss_at_end"]
+    rows = [
+        [
+            f"seed {seed}",
+            *("yes" if has[i] else "no" for has in (found.values, told["previous_found"].values)),
+            *(_number(told[name].values[i]) for name in names),
+        ]
+        for i, seed in enumerate(told["run"].values)
+    ]
+    heads = [
+        "induction head",
+        "previous-token head",
+        "step",
+        "width",
+        "score",
+        "control",
+        "without",
+        "previous",
+        "loss",
+    ]
+    page.table(
+        ["", *heads],
+        rows,
+        f"Each run, {arm.words}: has it the heads; at which step the induction head forms, and within how many; its "
+        "score, its control, and its score without previous-token heads; the score of the previous-token head; the "
+        "training loss at the end.",
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _curves(page: Page, measured: Measurement, title: str, yaxis: str) -> None:
