@@ -40,9 +40,9 @@ $(VENV)/bin/pip:
 tour: setup
 	$(VENV)/bin/pellucid study induction --model toy-induction --out out/tour --overwrite
 
-# A file's tests stay in one process, with what they share.
+# In several processes, since most tests keep to one core.
 test: setup
-	$(PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(if $(SLOW),-m "")
+	$(PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(if $(SLOW),-m "")
 
 # Pyright would look on the net for a newer one of itself.
 check: setup

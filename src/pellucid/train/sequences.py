@@ -137,7 +137,7 @@ class TranslatedSequences:
         >>> sequences = TranslatedSequences(d_vocab=10, length=3, blanks=2)
         >>> tokens, targets, source = sequences.draw(1, torch.Generator().manual_seed(0))
         >>> source.tolist(), tokens.tolist(), targets.tolist()
-        ([[6, 1, 1, 9, 5]], [[0, 6, 9]], [[6, 9, 5]])
+        ([[6, 9, 1, 7, 1]], [[0, 6, 9]], [[6, 9, 7]])
     """
 
     d_vocab: int
@@ -182,7 +182,7 @@ class MostFrequentToken:
         >>> sequences = MostFrequentToken(d_vocab=10, length=5, distinct=3)
         >>> tokens, targets, _ = sequences.draw(1, torch.Generator().manual_seed(1))
         >>> tokens.tolist(), targets[0, -1].item()
-        ([[0, 4, 4, 2, 4, 5, 1]], 4)
+        ([[0, 6, 6, 3, 6, 8, 1]], 6)
     """
 
     d_vocab: int
@@ -225,7 +225,7 @@ class TokenSet:
         >>> sequences = TokenSet(d_vocab=10, length=4, distinct=2)
         >>> tokens, targets, _ = sequences.draw(1, torch.Generator().manual_seed(0))
         >>> tokens.tolist(), targets.tolist()
-        ([[0, 8, 8, 8, 9, 1, 8]], [[-100, -100, -100, -100, -100, 8, 9]])
+        ([[0, 5, 5, 4, 5, 1, 5]], [[-100, -100, -100, -100, -100, 5, 4]])
     """
 
     d_vocab: int
