@@ -1,6 +1,10 @@
 """Jobs in other processes; the functions are those of a module that these can import."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +52,33 @@ def test_a_job_that_returns_something_else_is_refused_as_by_the_local_executor()
     for executor in (Local(), Processes(1)):
         with pytest.raises(ArgumentError, match="a job must return tensors by name"):
             executor.map(mistaken, [1])
+
+
+def test_no_process_outlives_the_one_that_wants_its_results(tmp_path):
+    told = tmp_path / "process"
+    code = f"from jobs import lasting; from pellucid.distributed.processes import Processes; W = [{str(told)!r}]"
+    code += "\nif __name__ == '__main__': Processes(1, threads=1).map(lasting, W)"
+    (tmp_path / "work.py").write_text(code)
+    tests = str(Path(__file__).resolve().parents[1])
+    parent = subprocess.Popen([sys.executable, tmp_path / "work.py"], env=os.environ | {"PYTHONPATH": tests})
+    try:
+        worker = int(within_a_minute(lambda: told.exists() and told.read_text()))
+        os.kill(worker, 0)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert within_a_minute(lambda: not Path(f"/proc/{worker}").exists() or zombie(worker))
+
+
+def within_a_minute(found):
+    end = time.monotonic() + 60
+    while not found() and time.monotonic() < end:
+        time.sleep(0.05)
+    return found()
+
+
+def zombie(process):
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize("settings", [{"n": 0}, {"threads": 0}])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,7 +66,7 @@ class Processes:
             n = min(self.n or _cores(), len(left))
             threads = self.threads or max(1, _cores() // n)
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(n, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+            pool = ProcessPoolExecutor(n, mp_context=context, initializer=_begun, initargs=(threads,))
             with pool:
                 running = {pool.submit(_run, function, jobs[place]): place for place in left}
                 try:
@@ -87,7 +88,7 @@ def _gather(
     waiting = set(running)
     while waiting:
         ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in ended:
+        for future in sorted(ended, key=lambda future: future.exception() is not None):  # what went well is kept first
             place = running[future]
             try:
                 results[place] = found = future.result()
@@ -100,6 +101,19 @@ def _gather(
                 journal.keep(jobs[place], found)
             if advance is not None:
                 advance(1)
+
+
+def _begun(threads: int) -> None:
+    """Makes a new process ready: it ends when the one that wants its results is gone, however that ended."""
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(function: Callable[[Any], Mapping[str, Tensor]], job: Any) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class Sizes:
     @property
     def steps(self) -> int:
         """Of each run."""
-        return 600 if self.quick else 1200
+        return 600 if self.quick else 1000
 
     @property
     def lr(self) -> float:
