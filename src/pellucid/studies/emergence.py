@@ -45,6 +45,7 @@ Runs = Mapping[str, Sequence[Mapping[str, Tensor]]]
 """What each run of each arm said."""
 
 MASS = "attention mass"
+NO_HEAD = "no run has a previous-token head"
 SHARE = (0.0, 1.0)
 """What fractions and attention masses lie between."""
 
@@ -190,12 +191,14 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
         suffix = "" if arm is ONE_HEAD else f"_{arm.name}"
         for name, place in (("first", 0), ("last", -1)):
             values = [np.array_split(score, 3)[place].mean() for score in by_arm[arm.name]]
-            figure = over_runs.mean(values, MASS, reason="no run has a previous-token head")
+            figure = over_runs.mean(values, MASS, reason=NO_HEAD)
             result.figures[f"score_{name}_third{suffix}"] = figure
         places = [break_off(score) for score in by_arm[arm.name]]
         result.figures |= {
-            f"share_that_break_off{suffix}": over_runs.share(np.isfinite(places)),
-            f"break_off_position{suffix}": over_runs.mean(places, "tokens", reason="no diagonal breaks off"),
+            f"share_that_break_off{suffix}": over_runs.share(np.isfinite(places), reason=NO_HEAD),
+            f"break_off_position{suffix}": over_runs.mean(
+                places, "tokens", reason="no diagonal breaks off" if places else NO_HEAD
+            ),
         }
         values = torch.stack([one["previous_by_pos"] for one in runs[arm.name]])
         result.measurements[f"previous_by_pos_{arm.name}"] = _by_pos(values, 2, record, arm)
@@ -206,9 +209,7 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
     thirds = [[part.mean() for part in np.array_split(score, 3)] for score in by_arm[ONE_HEAD.name]]
     lasts = {name: [np.array_split(score, 3)[-1].mean() for score in scores] for name, scores in by_arm.items()}
     result.figures |= {
-        "score_fall": over_runs.mean(
-            [first - last for first, _, last in thirds], MASS, reason="no run has a previous-token head"
-        ),
+        "score_fall": over_runs.mean([first - last for first, _, last in thirds], MASS, reason=NO_HEAD),
         "break_off_moved_by_random_offset": over_runs.difference(
             [break_off(score) for score in by_arm[RANDOM_OFFSET.name]], plain, "tokens"
         ),

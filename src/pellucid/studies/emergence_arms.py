@@ -90,7 +90,7 @@ class Sizes:
     @property
     def steps(self) -> int:
         """Of each run."""
-        return 600 if self.quick else 1000
+        return 550 if self.quick else 1000
 
     @property
     def lr(self) -> float:
@@ -138,7 +138,7 @@ DECAY_WEAK, DECAY_STRONG = (
     Arm(
         name=name,
         words=f"as the first, weight decay {decay:g} of the position embedding",
-        seeds=(4, 2),
+        seeds=(4, 1 + (name == "decay_strong")),
         optimiser={"weight_decay": decay, "decayed": "positions"},
     )
     for name, decay in DECAYS.items()
