@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-UNITS = ("nats", "logits", "attention mass", "fraction", "tokens", "steps", "dimensions", "seconds", "bytes")
-"""The one vocabulary of units. Accuracies, probabilities and ratios are fractions."""
+UNITS = (
+    *("nats", "logits", "attention mass", "fraction", "tokens", "steps", "dimensions", "activation", "seconds"),
+    "bytes",
+)
+"""The one vocabulary of units. Accuracies, probabilities and ratios are fractions; lengths of vectors are in that of
+activations."""
 
 F = TypeVar("F", bound="Frame")
 

@@ -234,18 +234,18 @@ def positions(runs: Runs, record: Record) -> Findings:
         n = W.shape[1] // 3
         result.figures |= {
             f"effective_rank_position{suffix}": over_runs.mean(ranks[name], "dimensions"),
-            f"norm_first_third{suffix}": over_runs.mean(norms[:, 1:n].mean(1).numpy(), "dimensions"),
-            f"norm_last_third{suffix}": over_runs.mean(norms[:, -n:].mean(1).numpy(), "dimensions"),
+            f"norm_first_third{suffix}": over_runs.mean(norms[:, 1:n].mean(1).numpy(), "activation"),
+            f"norm_last_third{suffix}": over_runs.mean(norms[:, -n:].mean(1).numpy(), "activation"),
         }
         result.measurements |= {
             f"singular_values_{name}": _measured(
-                torch.linalg.svdvals(W), ("run", "component"), "dimensions", record, f"singular values, {arm.words}"
+                torch.linalg.svdvals(W), ("run", "component"), "activation", record, f"singular values, {arm.words}"
             ),
             f"norm_by_pos_{name}": _measured(
-                norms, ("run", "pos"), "dimensions", record, f"norm of the position embedding, {arm.words}"
+                norms, ("run", "pos"), "activation", record, f"norm of the position embedding, {arm.words}"
             ),
             f"gram_{name}": _measured(
-                (W @ W.mT).mean(0), ("q_pos", "k_pos"), "dimensions", record, f"Gram matrix, {arm.words}"
+                (W @ W.mT).mean(0), ("q_pos", "k_pos"), "activation", record, f"Gram matrix, {arm.words}"
             ),
         }
     for name in DECAYS:
