@@ -69,6 +69,8 @@ def test_a_folder_with_other_results_is_refused_before_anything_is_trained(pellu
     (tmp_path / "out" / "result.json").write_text("{}")
     done = pellucid(*STUDY, "--out", "out")
     assert done.status != 0 and "--overwrite" in done.err and len(done.err.splitlines()) == 1
+    done = pellucid(*STUDY, "--out", "out", "--resume", "--overwrite")
+    assert done.status != 0 and "one of --resume and --overwrite must be chosen" in done.err
     assert not short and (tmp_path / "out" / "result.json").read_text() == "{}"
 
 

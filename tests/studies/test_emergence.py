@@ -50,7 +50,7 @@ def changed(arm):
         ("decay_strong", {"optimiser.weight_decay", "optimiser.decayed"}),
     ],
 )
-def test_an_arm_differs_from_the_first_in_its_one_respect(name, fields):
+def test_an_arm_differs_from_the_first_as_its_words_say(name, fields):
     assert changed(ARMS[name]) == fields
 
 

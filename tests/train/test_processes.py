@@ -22,6 +22,7 @@ RECIPE = {
     "optimiser": {"lr": 5e-3, "weight_decay": 0.1, "clip": 0.5},
     "schedule": {"warmup": 2},
     "probes": {"batch": 2, "held_out": 4},
+    "checkpoints": {"every": 5},
     "log": [],
 }
 
@@ -30,14 +31,24 @@ import json, sys
 import torch
 from pellucid.base.errors import PellucidError
 from pellucid.train import train
+from pellucid.train.loop import Training
 
 torch.set_num_threads(1)
+advance = Training.advance
+
+def stopping(self):
+    if self.step == 5:
+        sys.exit()
+    advance(self)
+
+if "stop" in sys.argv:
+    Training.advance = stopping
 try:
     run = train(json.loads(sys.argv[1]), out=sys.argv[2], device="cpu", resume="resume" in sys.argv)
 except PellucidError as error:
     print(error)
 else:
-    print("losses", json.dumps(run.history.values.tolist()))
+    sys.stdout.write("losses " + json.dumps(run.history.values.tolist()) + chr(10))  # in one piece
 """
 
 
@@ -54,8 +65,10 @@ def by_two(tmp_path, recipe, *more):
     return done.stdout
 
 
-def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(tmp_path):
-    printed = by_two(tmp_path, RECIPE | {"parts": 2})
+def test_two_processes_have_the_losses_of_one_also_when_they_were_stopped(tmp_path):
+    by_two(tmp_path, RECIPE | {"parts": 2}, "stop")  # after step 4, which is measured and kept
+    assert max(checkpoints(tmp_path / "two")) == 5 and not (tmp_path / "two" / "model.safetensors").exists()
+    printed = by_two(tmp_path, RECIPE | {"parts": 2}, "resume")
     ours = [json.loads(line.removeprefix("losses ")) for line in printed.splitlines() if line.startswith("losses")]
     assert len(ours) == 2, "each process has the whole history"
     one = train(RECIPE | {"parts": 1}, out=tmp_path / "one", device="cpu")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from pellucid import HookedTransformer
-from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError, OutputError, TrainingError
+from pellucid.base.errors import (
+    ArgumentError,
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    OutputError,
+    TrainingError,
+)
 from pellucid.measurement import Measurement
 from pellucid.model.encoder_decoder import EncoderDecoder
 from pellucid.pretrained.load import load
@@ -129,7 +137,7 @@ def test_going_on_with_a_run_that_has_ended_reads_it(whole, tmp_path):
     run = train(whole.recipe, out=folder, resume=True, device="cpu")
     assert same(run.model.state_dict(), whole.model.state_dict())
     assert run.history.values.tolist() == whole.history.values.tolist()
-    assert (folder / "metrics.jsonl").read_text().count("\n") == 20
+    assert (folder / "metrics.jsonl").read_bytes() == (whole.folder / "metrics.jsonl").read_bytes()
 
 
 def test_results_are_neither_lost_nor_mixed(whole, tmp_path):
@@ -180,6 +188,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_good(tmp_path
     for folder in kept.values():
         assert all(x.isfinite().all() for x in load_file(folder / "model.safetensors").values())
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_what_is_not_installed_is_told_before_anything_is_lost(whole, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole.folder, tmp_path / "run")
+    before = contents(folder)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"wandb must be installed .* pip install 'pellucid\[wandb\]'"):
+        train(tiny(log=["wandb"]), out=folder, overwrite=True, device="cpu")
+    assert contents(folder) == before
 
 
 def test_frozen_parts_stay_and_parts_of_others_are_taken(whole):
@@ -288,6 +305,7 @@ def test_text_is_learned_and_its_hash_recorded(written, tmp_path):
             {"d_vocab": 12},
             r"model.d_vocab must be as many as the tokenizer has, \d+, or more, got 12; set model.d_vo",
         ),
+        ({}, {"d_vocab_out": 12}, r"the tokenizer's ids must lie in the model's vocabulary, 0\.\.11, got \d+"),
         ({}, {"tokenizer": "text"}, "text must be .*|.*text has none"),
         ({"length": 17}, {}, "rows of 17 tokens"),
     ],

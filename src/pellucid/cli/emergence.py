@@ -109,6 +109,8 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     from pellucid.base.errors import OutputError
     from pellucid.studies.result import check_vacant
 
+    if resume and overwrite:
+        raise OutputError("one of --resume and --overwrite must be chosen, got both")
     check_vacant(out, overwrite=overwrite)
     if overwrite:
         shutil.rmtree(out / JOURNAL, ignore_errors=True)

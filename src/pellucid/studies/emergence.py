@@ -1,7 +1,7 @@
 """Watch induction heads form: in what share of runs, when, and from what?
 
 In: nothing but seeds; the models are trained here. Out: figures over many runs, each with its interval. Every arm of
-`pellucid.studies.emergence_arms` differs from the first in one respect, so that a guess can be tested by an arm.
+`pellucid.studies.emergence_arms` differs from the first as its words say, so that a guess can be tested by an arm.
 
 Source: the study "emergence" of the Turing seminar report; Olsson et al. 2022, "In-context Learning and Induction
 Heads", for the phase change.
@@ -30,6 +30,7 @@ from pellucid.studies.emergence_arms import (
     FIXED_ONE_LAYER,
     FIXED_TWO_LAYERS,
     FOUR_HEADS,
+    N_CTX,
     ONE_HEAD,
     RANDOM_OFFSET,
     ROTARY,
@@ -185,9 +186,7 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
     result = Findings()
     by_arm = {}
     for arm in (ONE_HEAD, FOUR_HEADS, SHORT_PERIODS, RANDOM_OFFSET, ROTARY):
-        # A run without a previous-token head has no diagonal that could break off.
-        ours = [one for one in runs[arm.name] if bool(one["previous_found"])]
-        by_arm[arm.name] = [one["previous_by_pos"].numpy() for one in ours]
+        by_arm[arm.name] = [one["previous_by_pos"].numpy() for one in _with_diagonal(runs[arm.name])]
         suffix = "" if arm is ONE_HEAD else f"_{arm.name}"
         for name, place in (("first", 0), ("last", -1)):
             values = [np.array_split(score, 3)[place].mean() for score in by_arm[arm.name]]
@@ -205,16 +204,16 @@ def breaking_off(runs: Runs, record: Record) -> Findings:
     stripes = [one["induction_by_pos"] for one in runs[ONE_HEAD.name]]
     first = runs[ONE_HEAD.name][0]["previous_by_pos"].numel() + 2 - len(stripes[0])
     result.measurements["induction_by_pos"] = _by_pos(torch.stack(stripes), first, record, ONE_HEAD)
-    plain = [break_off(score) for score in by_arm[ONE_HEAD.name]]
+    ends = {arm: [_ended(break_off(score)) for score in scores] for arm, scores in by_arm.items()}
     thirds = [[part.mean() for part in np.array_split(score, 3)] for score in by_arm[ONE_HEAD.name]]
     lasts = {name: [np.array_split(score, 3)[-1].mean() for score in scores] for name, scores in by_arm.items()}
     result.figures |= {
         "score_fall": over_runs.mean([first - last for first, _, last in thirds], MASS, reason=NO_HEAD),
         "break_off_moved_by_random_offset": over_runs.difference(
-            [break_off(score) for score in by_arm[RANDOM_OFFSET.name]], plain, "tokens"
+            ends[RANDOM_OFFSET.name], ends[ONE_HEAD.name], "tokens"
         ),
         "break_off_moved_by_short_periods": over_runs.difference(
-            [break_off(score) for score in by_arm[SHORT_PERIODS.name]], plain, "tokens"
+            ends[SHORT_PERIODS.name], ends[ONE_HEAD.name], "tokens"
         ),
         "last_third_raised_by_rotary": over_runs.difference(lasts[ROTARY.name], lasts[ONE_HEAD.name], MASS),
     }
@@ -228,7 +227,7 @@ def positions(runs: Runs, record: Record) -> Findings:
     names = [ONE_HEAD.name, *DECAYS, RANDOM_OFFSET.name]
     for name in names:
         arm, suffix = ARMS[name], "" if name == ONE_HEAD.name else f"_{name}"
-        W = torch.stack([one["W_pos"] for one in runs[name]]).double()
+        W = torch.stack([one["W_pos"] for one in runs[name]])[:, :-1].double()  # nothing follows the last position
         ranks[name] = effective_rank(W).tolist()
         norms = W.norm(dim=-1)
         n = W.shape[1] // 3
@@ -252,7 +251,7 @@ def positions(runs: Runs, record: Record) -> Findings:
         moved = over_runs.difference(ranks[name], ranks[ONE_HEAD.name], "dimensions")
         result.figures[f"effective_rank_moved_by_{name}"] = moved
         lasts = [
-            [np.array_split(one["previous_by_pos"].numpy(), 3)[-1].mean() for one in runs[arm]]
+            [np.array_split(one["previous_by_pos"].numpy(), 3)[-1].mean() for one in _with_diagonal(runs[arm])]
             for arm in (name, ONE_HEAD.name)
         ]
         result.figures[f"last_third_moved_by_{name}"] = over_runs.difference(lasts[0], lasts[1], MASS)
@@ -326,6 +325,11 @@ def break_off(score: Float[np.ndarray, " pos"]) -> float:
     return float(at + 1 + 2) if after[at] < before[at] / 2 else np.nan
 
 
+def _ended(position: float) -> float:
+    """Where a diagonal ends: one that breaks off nowhere, with the sequence."""
+    return N_CTX if np.isnan(position) else position
+
+
 def _crossed(values: np.ndarray, steps: np.ndarray, level: float) -> float:
     """Where a curve reaches a level for the first time."""
     at = int(np.argmax(values >= level))
@@ -333,6 +337,11 @@ def _crossed(values: np.ndarray, steps: np.ndarray, level: float) -> float:
         return float(steps[0])
     before, after = values[at - 1], values[at]
     return float(steps[at - 1] + (level - before) / (after - before) * (steps[at] - steps[at - 1]))
+
+
+def _with_diagonal(runs: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+    """Those with a previous-token head: others have no diagonal that could break off."""
+    return [one for one in runs if bool(one["previous_found"])]
 
 
 def _numbers(runs: Sequence[Mapping[str, Tensor]], name: str) -> list[float]:

@@ -1,6 +1,6 @@
 """What the study of emergence trains: arms, each a recipe that is run over several seeds.
 
-Every arm differs from the first in one respect.
+An arm differs from the first in what its words say, so that a guess can be tested by it.
 
 In: the name of an arm, a seed, and sizes. Out: a `Recipe`.
 """

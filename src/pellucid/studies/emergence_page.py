@@ -35,10 +35,11 @@ def verdicts(result: StudyResult) -> dict[str, str]:
     figures = result.figures
     return {
         "Do the diagonals break off?": verdict(
-            figures["score_fall"],
-            above="Yes: the previous-token head's score is higher in the first third of the sequence than in the last.",
-            below="No: the score rises along the sequence.",
-            undecided="Undecided: the interval of the fall from the first third to the last holds 0, or there is none.",
+            figures["share_that_break_off"],
+            than=0.5,
+            above=f"Yes, in {figures['share_that_break_off'].label} runs with a previous-token head: most do.",
+            below=f"No, in {figures['share_that_break_off'].label} runs with a previous-token head: few do.",
+            undecided="Undecided: whether most do is not settled by these runs.",
         ),
         "Is it since late positions need no coding?": verdict(
             figures["break_off_moved_by_random_offset"],
@@ -91,8 +92,8 @@ def _forming(page: Page, result: StudyResult) -> None:
     periods = ", ".join(map(str, NEVER_TRAINED))
     page.section("Do they appear, and when?").text(
         "A run is said to have an induction head if its stripe is clearly above the control (the same stripe on tokens "
-        f"that do not repeat), at periods that were never trained ({periods} among them) and for a later beginning, "
-        "and falls below half when the previous-token heads under it write nothing. It has a previous-token head if, "
+        f"that do not repeat), at periods that were never trained ({periods}) and for a later beginning, and falls "
+        "below half when the previous-token heads under it write nothing. It has a previous-token head if, "
         "over the positions where induction needs one, the attention one back is 0.3 or more above uniform. The phase "
         "change is at the step where the induction head reaches half of its final score; its width, the steps in which "
         "it would get there from nothing at its steepest."
@@ -311,7 +312,7 @@ def _made(page: Page, result: StudyResult) -> None:
         "its seed, and comes out the same again on the same kind of machine. The recipes stand in `result.json`."
     )
     rows = [[_named(arm), arm.words, settings["runs"][arm.name]] for arm in ARMS.values()]
-    page.table(["arm", "what it is", "runs"], rows, "Each arm differs from the first in one respect.")
+    page.table(["arm", "what it is", "runs"], rows, "Each arm differs from the first as its words say.")
 
 
 def _answers(page: Page, result: StudyResult, questions: Sequence[str]) -> None:

@@ -32,8 +32,6 @@ PROMPTS = 24
 """Prompts of each question."""
 HELD_OUT = 10**6
 """Added to the seed of a run, for tokens that its training never drew."""
-MOMENTS = 5
-"""Pictures of the attention while it forms."""
 PERIODS = (*NEVER_TRAINED, FIXED)
 """At which the accuracy and the induction score are asked."""
 
@@ -125,7 +123,7 @@ def _judged(model: HookedTransformer, tokens: RepeatedTokens) -> StudyResult:
     """The parts of the study of repeated tokens that decide whether there is an induction head."""
     found: Findings = roles(model, tokens)
     found.figures[CUT], silenced = cut(model, tokens, found)
-    found.add(other_periods(model, tokens))
+    found.add(other_periods(model, tokens, NEVER_TRAINED))
     settings = tokens.settings | {"silenced": ", ".join(silenced)}
     record = record_of(model, task="emergence", seed=tokens.seed, settings=settings)
     return StudyResult(
@@ -157,7 +155,10 @@ def _pictured(trained: Run, folder: str, found: Mapping[str, Tensor]) -> dict[st
     curve = found["induction"].flatten(1).max(1).values
     half = int(found["steps"][(curve >= curve[-1] / 2).nonzero()[0, 0]]) if curve[-1] > 0 else kept[-1] // 2
     wanted = [0, half * 2 // 3, half, half * 3 // 2, kept[-1]]
-    moments = sorted({min(kept, key=lambda step, goal=goal: abs(step - goal)) for goal in wanted})[:MOMENTS]
+    moments: list[int] = []
+    for goal in wanted:
+        moments.append(min((step for step in kept if step not in moments), key=lambda step: abs(step - goal)))
+    moments.sort()
     draws = generator(HELD_OUT)
     data: Any = replace(trained.recipe.data, shortest=16, longest=16)
     tokens = data.draw(1, draws).tokens

@@ -29,8 +29,7 @@ def questioned(model: Any, sequences: TranslatedSequences, *, seed: int, batch: 
         ``without_cross_attention``, where these write nothing in any layer; ``answer_mass [layer head]``, the cross
         attention from each token of the decoder to the place in the source of the one that it has to write;
         ``last_mass [layer head]``, that to the place of the one that it wrote last; ``uniform``, what uniform
-        attention gives; ``induction_mass [layer head]``, the decoder's own attention to the token before it, its
-        control; ``cross_patterns [layer head q_pos k_pos]`` and ``source``, of the first sequence.
+        attention gives; ``cross_patterns [layer head q_pos k_pos]``, ``source`` and ``tokens``, of the first sequence.
     """
     drawn = sequences.draw(batch, generator(seed))
     if drawn.source is None:

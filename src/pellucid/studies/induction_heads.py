@@ -4,6 +4,7 @@ In: the model and the tokens. Out: figures and Measurements. The best of many he
 prompts it was chosen on: so each is chosen on the first half of the prompts, and its figures come from the others.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -103,12 +104,18 @@ def candidates(found: Findings, role: str, *, below: int | None = None, above: i
     return heads
 
 
-def other_periods(model: HookedTransformer, tokens: RepeatedTokens) -> Findings:
-    """Induction score minus control of every head at other periods, and where the repetition begins later."""
+def other_periods(model: HookedTransformer, tokens: RepeatedTokens, periods: Sequence[int] | None = None) -> Findings:
+    """Induction score minus control of every head at other periods, and where the repetition begins later.
+
+    Args:
+        model: Model to read.
+        tokens: What is asked otherwise.
+        periods: Which ones; None: some shares of the tokens' own.
+    """
     batch = max(1, len(tokens.tokens) // 3)
     parts, names = [], []
     room = (model.config.n_ctx - tokens.start) // 2
-    for seq_len in dict.fromkeys(round(tokens.seq_len * share) for share in SHARES):
+    for seq_len in periods or dict.fromkeys(round(tokens.seq_len * share) for share in SHARES):
         if SHORTEST <= seq_len <= room and seq_len != tokens.seq_len:
             scores = role_scores(model, _again(model, tokens, seq_len=seq_len, batch=batch), [INDUCTION])
             parts.append(torch.as_tensor((scores.score - scores.control).values[:, 0]))

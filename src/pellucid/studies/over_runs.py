@@ -85,11 +85,11 @@ def difference(ours: Numbers, theirs: Numbers, unit: str, *, label: str | None =
     return Figure(unit=unit, value=value, low=float(interval.low), high=float(interval.high), label=label)
 
 
-def verdict(figure: Figure, *, above: str, below: str, undecided: str) -> str:
-    """One of three sentences: the interval lies above zero, below it, or neither can be said."""
+def verdict(figure: Figure, *, above: str, below: str, undecided: str, than: float = 0.0) -> str:
+    """One of three sentences: the interval lies above a number, below it, or neither can be said."""
     if figure.low is None or figure.high is None:
         return undecided
-    return above if figure.low > 0 else below if figure.high < 0 else undecided
+    return above if figure.low > than else below if figure.high < than else undecided
 
 
 def _known(numbers: Numbers) -> Shaped[np.ndarray, " known"]:

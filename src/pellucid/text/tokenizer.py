@@ -332,7 +332,7 @@ class Tokenizer:
         }
         with written_aside(folder) as aside:
             aside.mkdir()
-            self.inner.save(str(aside / "tokenizer.json"))
+            (aside / "tokenizer.json").write_text(self.inner.to_str(pretty=True), encoding="utf-8")
             (aside / "tokenizer_config.json").write_text(
                 json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )

@@ -14,7 +14,7 @@ from pellucid.train.log import METRICS
 from pellucid.train.recipe import Recipe, read_recipe
 
 RECIPE, MADE_WITH, PROBES, REPORT, BOARD = "recipe.toml", "made_with.json", "probes", "report.html", "tensorboard"
-MODEL = ("config.json", "model.safetensors")
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 OURS = (RECIPE, MADE_WITH, METRICS, REPORT, FOLDER, PROBES, BOARD, *MODEL)
 """What a run writes into its folder."""
 

@@ -39,14 +39,14 @@ class Log:
         step: int = 0,
         writes: bool = True,
     ) -> None:
-        self.steps = [] if folder is None else _read(folder / METRICS, step)
+        self.steps, self._lines = ([], []) if folder is None else _read(folder / METRICS, step)
         self.folder = folder = folder if writes else None
         self._also = [_SINKS[name](folder, settings or {}, step) for name in also if folder is not None]
 
     def __enter__(self) -> "Log":
         if self.folder is not None:
             with written_aside(self.folder / METRICS) as aside:
-                aside.write_text("".join(map(_line, self.steps)), encoding="utf-8")
+                aside.write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -85,12 +85,22 @@ class Log:
             sink.tell(step, numbers)
 
 
+def check_installed(names: Sequence[str]) -> None:
+    """Whether what the curves go to is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    for name in names:
+        optional(name, extra={"tensorboard": "train"}.get(name, name))
+
+
 class _TensorBoard:
     def __init__(self, folder: Path, settings: dict[str, Any], step: int) -> None:
         optional("tensorboard", extra="train")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def tell(self, step: int, numbers: dict[str, float]) -> None:
         for name, number in numbers.items():
@@ -115,18 +125,18 @@ class _Wandb:
 _SINKS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
 
 
-def _line(told: Told, pace: float | None = None) -> str:
-    speed = {} if pace is None else {"tokens_per_second": round(pace, 1)}
-    return json.dumps(asdict(told) | speed) + "\n"
+def _line(told: Told, pace: float) -> str:
+    return json.dumps(asdict(told) | {"tokens_per_second": round(pace, 1)}) + "\n"
 
 
-def _read(path: Path, step: int) -> list[Told]:
-    """What was told up to a step."""
+def _read(path: Path, step: int) -> tuple[list[Told], list[str]]:
+    """What was told up to a step, and the lines that say so."""
     if not step:
-        return []
+        return [], []
     found = []
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in lines:
             if not line.endswith("}"):  # the run was killed while it wrote
                 break
             values = json.loads(line)
@@ -135,4 +145,4 @@ def _read(path: Path, step: int) -> list[Told]:
         raise CheckpointError(f"{path} must hold a line for each step that was taken, got: {error}") from error
     if [one.step for one in found[:step]] != list(range(1, step + 1)):
         raise CheckpointError(f"{path} must hold a line for each of the first {step} steps; begin again")
-    return found[:step]
+    return found[:step], lines[:step]

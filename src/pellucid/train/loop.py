@@ -187,7 +187,8 @@ class Training:
             prefix = f"moment.{i}."
             found = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
             self.optimiser.state[parameter] = {
-                name: v if v.ndim == 0 else torch.empty_like(parameter).copy_(v) for name, v in found.items()
+                name: v.to(parameter.device) if v.ndim == 0 else torch.empty_like(parameter).copy_(v)
+                for name, v in found.items()
             }
 
     def _ours(self, batch: Batch) -> Iterator[tuple[Tensor, ...]]:
@@ -216,4 +217,5 @@ def accelerator(device: torch.device | str, precision: str = "float32") -> "acce
     found = optional("accelerate", extra="train")
     mixed = {"float32": "no", "bfloat16": "bf16"}[precision]
     found.state.AcceleratorState._reset_state()  # another run of this process may have had another precision
-    return found.Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision=mixed)
+    # The model lies where it shall: what an earlier run of this process took for its device must not move it.
+    return found.Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision=mixed, device_placement=False)

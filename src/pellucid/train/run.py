@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pellucid.base.errors import ConfigError, TrainingError
+from pellucid.base.errors import ConfigError, OutputError, TrainingError
 from pellucid.base.progress import Advance, progress
 from pellucid.base.record import VERSION, Record
 from pellucid.base.seeds import generator
@@ -23,7 +23,7 @@ from pellucid.pretrained.checkpoints import checkpoints
 from pellucid.pretrained.export import save_pretrained
 from pellucid.train.checkpoints import Keeper
 from pellucid.train.folder import PROBES, REPORT, check_data, check_vacant, prepare
-from pellucid.train.log import Log
+from pellucid.train.log import Log, check_installed
 from pellucid.train.loop import Training, accelerator
 from pellucid.train.page import training_page
 from pellucid.train.probes import SEED, Probed, probe
@@ -99,7 +99,8 @@ def train(
     if folder is not None:
         check_vacant(folder, recipe, resume=resume, overwrite=overwrite)
     found.wait_for_everyone()  # before anybody writes there
-    begun = _begun(recipe, folder, device or found.device)
+    alone = found.num_processes == 1
+    begun = _begun(recipe, folder, device or (get_device() if alone else found.device))
     if folder is not None and resume:
         check_data(folder, begun.data)
     if folder is not None and found.is_main_process:
@@ -126,8 +127,11 @@ class _Begun(NamedTuple):
 
 def _begun(recipe: Recipe, folder: Path | None, device: torch.device | str) -> _Begun:
     """Everything that can fail for a reason that lies in the recipe is done here, before anything is written."""
+    if folder is not None:
+        check_installed(recipe.log)
     model = recipe.model.made(seed=recipe.seed, device=device)
     recipe.check(model.config)
+    probe(model, None, recipe.probes, seed=recipe.seed + SEED)
     stream, held_out, told = _opened(recipe, model)
     training = Training(
         model,
@@ -153,6 +157,11 @@ def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str,
         return Drawn(data, batch=recipe.batch_size, seed=recipe.seed), held_out, {}
     if model.tokenizer is None:
         raise ConfigError("text needs a tokenizer, and this model has none; give model.tokenizer")
+    last, room = max(model.tokenizer.get_vocab().values()), min(model.config.d_vocab, model.config.vocab_out)
+    if last >= room:
+        raise ConfigError(
+            f"the tokenizer's ids must lie in the model's vocabulary, 0..{room - 1}, got {last}; raise model.d_vocab"
+        )
     packed = data.packed(model.tokenizer)
     rows = torch.from_numpy(packed.held_out[:n].astype("int64"))
     told = {
@@ -201,11 +210,15 @@ def _trained(begun: _Begun, shown: bool | None) -> Run:
         folder=folder,
     )
     if ours is not None:
-        probed.save()
-        training_page(run.recipe, run.history, run.probes).save(ours / REPORT)
-        save_pretrained(
-            model, ours, family="pellucid", tokenizer=getattr(model, "tokenizer", None), record=begun.record
-        )
+        try:
+            probed.save()
+            tokenizer = getattr(model, "tokenizer", None)
+            save_pretrained(model, ours, family="pellucid", tokenizer=tokenizer, record=begun.record)
+            training_page(run.recipe, run.history, run.probes).save(ours / REPORT)
+        except OSError as error:
+            raise OutputError(
+                f"the end of the run cannot be written to {ours}, got: {error}; make room, and go on with --resume"
+            ) from error
     training.accelerator.wait_for_everyone()
     return run
 
@@ -220,8 +233,10 @@ def _walk(begun: _Begun, keeper: Keeper | None, log: Log, probed: Probed, advanc
     while True:
         step = training.step
         ends = step == recipe.steps
+        # Where they halt is the same in all processes; only one of them knows what has been measured.
+        halts = step in looked or step in kept
         due = (step in looked and step not in probed.steps, step in kept and not (begins and step))
-        if step % FLUSH == 0 or any(due) or ends:
+        if step % FLUSH == 0 or halts or ends:
             told = training.told()
             log.tell(told, seconds=perf_counter() - since)
             if training.is_main:
@@ -234,7 +249,7 @@ def _walk(begun: _Begun, keeper: Keeper | None, log: Log, probed: Probed, advanc
                     training.check_weights()
                     probed.save()
                     keeper.keep(begun.model, step, training.state())
-            if any(due):
+            if halts:
                 training.accelerator.wait_for_everyone()
             since = perf_counter()
         if ends:
