@@ -55,8 +55,7 @@ class Transformer(HookedRoot):
         if config.architecture != self.architecture:
             raise ConfigError(
                 f"{type(self).__name__} needs a configuration of architecture {self.architecture!r}, got "
-                f"{config.architecture!r}; use {CLASSES[config.architecture]}, and for a folder "
-                f"pellucid.pretrained.load.load(folder, make={CLASSES[config.architecture]})"
+                f"{config.architecture!r}; use {CLASSES[config.architecture]}"
             )
         self.config = config
         self.rotary = None

@@ -156,7 +156,7 @@ def _pictured(trained: Run, folder: str, found: Mapping[str, Tensor]) -> dict[st
     half = int(found["steps"][(curve >= curve[-1] / 2).nonzero()[0, 0]]) if curve[-1] > 0 else kept[-1] // 2
     wanted = [0, half * 2 // 3, half, half * 3 // 2, kept[-1]]
     moments: list[int] = []
-    for goal in wanted:
+    for goal in wanted[: len(kept)]:
         moments.append(min((step for step in kept if step not in moments), key=lambda step: abs(step - goal)))
     moments.sort()
     draws = generator(HELD_OUT)
