@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pellucid.model.mlp import MLPConfig
     from pellucid.model.norms import LayerNorm, RMSNorm
     from pellucid.model.past import KeyValueCache
-    from pellucid.model.positional import Learned, Rotary
+    from pellucid.model.positional import Learned, Rotary, Shortformer
 
 _HOMES = {
     "pellucid.activation_cache": ["ActivationCache"],
@@ -44,7 +44,7 @@ _HOMES = {
     "pellucid.model.mlp": ["MLPConfig"],
     "pellucid.model.norms": ["LayerNorm", "RMSNorm"],
     "pellucid.model.past": ["KeyValueCache"],
-    "pellucid.model.positional": ["Learned", "Rotary"],
+    "pellucid.model.positional": ["Learned", "Rotary", "Shortformer"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -72,6 +72,7 @@ __all__ = [
     "Rotary",
     "Scale",
     "Shift",
+    "Shortformer",
     "Site",
     "Zero",
     "__version__",

@@ -138,7 +138,9 @@ class HookedTransformer(Prompts):
             ArgumentError: Arguments do not fit the model or each other.
         """
         if shortformer_pos_embed is not None:
-            raise ArgumentError("shortformer_pos_embed must be None: no model here has such positions; leave it out")
+            raise ArgumentError(
+                "shortformer_pos_embed must be None: a model with such positions adds its own; leave it out"
+            )
         if return_type not in ("logits", "loss", "both", None):
             raise ArgumentError(f"return_type must be 'logits', 'loss', 'both' or None, got {return_type!r}")
         given: Any = input

@@ -102,6 +102,8 @@ def _chosen(options: tuple[Any, ...], value: Any, where: str) -> Any:
         return _of_kind(tables, value, where)
     if len(some) == 1:
         return typed(some[0], value, where)
+    if tables and isinstance(value, Mapping):
+        return _made(tables[0], value, where)
     for option in some:
         try:
             return typed(option, value, where)

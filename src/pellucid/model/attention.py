@@ -19,7 +19,7 @@ from pellucid.hooks.point import HookPoint, Part, at, watched
 from pellucid.hooks.run import LiveRun
 from pellucid.model.norms import widened
 from pellucid.model.past import Span
-from pellucid.model.positional import Rotation, rotate
+from pellucid.model.positional import Placing, Rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +118,15 @@ class Attention(Part):
             x_v: What values read, if not the same.
             run: Who listens.
         """
-        q = at(self.hook_q, project(x, self.W_Q, self.b_Q), run)
-        k = at(self.hook_k, project(x if x_k is None else x_k, self.W_K, self.b_K), run)
+        placing = span.placing
+        x_q = _read(x, placing)
+        x_k = x_q if x_k is None else _read(x_k, placing)
+        q = at(self.hook_q, project(x_q, self.W_Q, self.b_Q), run)
+        k = at(self.hook_k, project(x_k, self.W_K, self.b_K), run)
         v = at(self.hook_v, project(x if x_v is None else x_v, self.W_V, self.b_V), run)
-        if span.rotation is not None:
-            q = at(self.hook_rot_q, rotate(q, *span.rotation), run)
-            k = at(self.hook_rot_k, rotate(k, *span.rotation), run)
+        if isinstance(placing, Rotation):
+            q = at(self.hook_rot_q, placing.turned(q), run)
+            k = at(self.hook_rot_k, placing.turned(k), run)
         k, v = span.extended(self.layer, k, v)
         if watched(run, self.hook_attn_scores, self.hook_pattern):
             z = self._explicit(q, k, v, span, run)
@@ -154,17 +157,13 @@ class Attention(Part):
 
     # Pieces: the same steps, on rows of the stream that may stand anywhere
 
-    def queries(
-        self, x: Float[Tensor, "*rows d_model"], rotation: Rotation | None
-    ) -> Float[Tensor, "*rows head d_head"]:
-        """What rows that were normalised ask, turned to where they stand."""
-        return _turned(project(x, self.W_Q, self.b_Q), rotation)
+    def queries(self, x: Float[Tensor, "*rows d_model"], placing: Placing | None) -> Float[Tensor, "*rows head d_head"]:
+        """What rows that were normalised ask, from where they stand."""
+        return _turned(project(_read(x, placing), self.W_Q, self.b_Q), placing)
 
-    def keys(
-        self, x: Float[Tensor, "*rows d_model"], rotation: Rotation | None
-    ) -> Float[Tensor, "*rows kv_head d_head"]:
-        """What rows that were normalised are found by, turned to where they stand."""
-        return _turned(project(x, self.W_K, self.b_K), rotation)
+    def keys(self, x: Float[Tensor, "*rows d_model"], placing: Placing | None) -> Float[Tensor, "*rows kv_head d_head"]:
+        """What rows that were normalised are found by, where they stand."""
+        return _turned(project(_read(x, placing), self.W_K, self.b_K), placing)
 
     def values(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows kv_head d_head"]:
         """What rows that were normalised have to give."""
@@ -250,8 +249,12 @@ def pattern_of(
     return wide.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0).to(scores.dtype)
 
 
-def _turned(x: Float[Tensor, "*rows heads d_head"], rotation: Rotation | None) -> Float[Tensor, "*rows heads d_head"]:
-    return x if rotation is None else rotate(x, *rotation)
+def _read(x: Tensor, placing: Placing | None) -> Tensor:
+    return x if placing is None else placing.read(x)
+
+
+def _turned(x: Float[Tensor, "*rows heads d_head"], placing: Placing | None) -> Float[Tensor, "*rows heads d_head"]:
+    return x if placing is None else placing.turned(x)
 
 
 def project(

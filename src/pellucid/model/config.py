@@ -8,7 +8,7 @@ from pellucid.base.errors import ConfigError, nearest
 from pellucid.model.attention import AttentionConfig
 from pellucid.model.mlp import MLPConfig
 from pellucid.model.norms import LayerNorm, NormConfig, RMSNorm
-from pellucid.model.positional import Learned, PositionConfig, Rotary
+from pellucid.model.positional import Learned, PositionConfig, Rotary, Shortformer
 
 Architecture: TypeAlias = Literal["decoder", "encoder", "encoder-decoder"]
 """Whether attention sees what comes later, and whether there are two stacks."""
@@ -121,7 +121,7 @@ class Config:
         values["attention"] = _made(AttentionConfig, values.get("attention"), "attention")
         if values.get("mlp") is not None:
             values["mlp"] = _made(MLPConfig, values["mlp"], "mlp")
-        for name, kinds in (("norm", (LayerNorm, RMSNorm)), ("positions", (Learned, Rotary))):
+        for name, kinds in (("norm", (LayerNorm, RMSNorm)), ("positions", (Learned, Rotary, Shortformer))):
             if values.get(name) is not None:
                 values[name] = _chosen(kinds, values[name], name)
         return _made(cls, values, "configuration")
@@ -131,7 +131,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "attention": (AttentionConfig,),
     "mlp": (MLPConfig, NoneType),
     "norm": (LayerNorm, RMSNorm, NoneType),
-    "positions": (Learned, Rotary, NoneType),
+    "positions": (Learned, Rotary, Shortformer, NoneType),
 }
 """What each part's configuration may be."""
 

@@ -17,7 +17,7 @@ from pellucid.hooks.names import Filter
 from pellucid.hooks.point import HookPoint, Part, call
 from pellucid.hooks.run import LiveRun, Run
 from pellucid.model.past import KeyValueCache, make_span
-from pellucid.model.positional import Learned, Rotation
+from pellucid.model.positional import Added, Placing, Shortformer
 from pellucid.model.transformer import Stack, check_tokens
 
 Positions: TypeAlias = int | Sequence[int] | Int[Tensor, "batch k"]
@@ -88,8 +88,7 @@ class Decoder(Stack):
         if run is not None and span.keys_mask is not None:
             run.mask = span.keys_mask[:, span.n_past :]
         x = tokens if started else self.embedded(tokens, span, run)
-        if self.rotary is not None:
-            span.rotation = self._rotation(self.rotary, x, span)
+        self.place(x, span, run)
         for block in self.blocks[first:last]:
             x = call(block, x, span, run=run)
         if stop_at_layer is not None:
@@ -133,8 +132,10 @@ class Decoder(Stack):
         held = None if past is None else past.view()
         return super().run(tokens, edits=edits, reads=reads, attention=attention, past_kv_cache=held, **more)
 
-    def rotation_at(self, positions: Int[Tensor, " row"], like: Tensor) -> Rotation | None:
-        """(cos, sin) `[row 1 dim]` by which queries and keys at some positions are turned; None without rotary ones."""
+    def placing_at(self, positions: Int[Tensor, " row"], like: Tensor) -> Placing | None:
+        """How queries and keys at some positions come to know where they stand; None where only the stream tells."""
+        if isinstance(self.config.positions, Shortformer):
+            return Added(self.pos_embed.W_pos[positions])
         return None if self.rotary is None else self.rotary.at(positions, self.config.n_ctx, like)
 
     @property
@@ -142,7 +143,7 @@ class Decoder(Stack):
         """Whether blocks in pieces, `ln_final` and `unembed` are all there is, and no standing hook waits anywhere."""
         ends = [self.ln_final, self.unembed]
         points = [point for end in ends for name, point in end.named_children() if name.startswith("hook_")]
-        points += [self.hook_embed] + ([self.hook_pos_embed] if isinstance(self.config.positions, Learned) else [])
+        points += [self.hook_embed] + ([self.hook_pos_embed] if hasattr(self, "pos_embed") else [])
         ours = all(isinstance(part, Part) for part in ends) and all(isinstance(p, HookPoint) for p in points)
         return ours and not self.board and all(getattr(block, "in_pieces", False) for block in self.blocks)
 

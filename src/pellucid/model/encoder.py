@@ -63,8 +63,7 @@ class Encoder(Stack):
         if run is not None and span.keys_mask is not None:
             run.mask = span.keys_mask
         x = self.embedded(tokens, span, run)
-        if self.rotary is not None:
-            span.rotation = self._rotation(self.rotary, x, span)
+        self.place(x, span, run)
         for block in self.blocks:
             x = call(block, x, span, run=run)
         x = call(self.ln_final, x, run=run)

@@ -15,8 +15,8 @@ from pellucid.model.config import Config
 from pellucid.model.embed import Embed
 from pellucid.model.norms import make_norm
 from pellucid.model.past import Span, cross_span, make_span
-from pellucid.model.positional import Learned, PosEmbed
-from pellucid.model.transformer import Transformer, check_tokens, placed
+from pellucid.model.positional import Learned, PosEmbed, Shortformer
+from pellucid.model.transformer import Transformer, check_tokens
 
 
 class CrossBlock(Block):
@@ -98,7 +98,7 @@ class EncoderDecoder(Transformer):
         layers = range(config.n_layers)
         self.embed = Embed(config.d_vocab, config.d_model)
         self.hook_embed, self.hook_decoder_embed = HookPoint(), HookPoint()
-        if isinstance(config.positions, Learned):
+        if isinstance(config.positions, Learned | Shortformer):
             self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
             self.decoder_pos_embed = PosEmbed(config.n_ctx, config.d_model)
             self.hook_pos_embed, self.hook_decoder_pos_embed = HookPoint(), HookPoint()
@@ -148,12 +148,8 @@ class EncoderDecoder(Transformer):
         span = self._span(tokens, attention_mask, causal=True)
         if run is not None:
             run.mask = span.keys_mask
-        x = at(self.hook_decoder_embed, self._vectors(tokens, run), run)
-        if isinstance(self.config.positions, Learned):
-            where = placed(self.decoder_pos_embed, x, span, shown=run is not None)
-            x = x + at(self.hook_decoder_pos_embed, where, run)
-        if self.rotary is not None:
-            span.rotation = self._rotation(self.rotary, x, span)
+        x = self.embedded(tokens, span, run, side="decoder_")
+        self.place(x, span, run, side="decoder_")
         across = cross_span(tokens.shape[1], reading)
         for block in self.decoder:
             x = call(block, x, span, read, across, run=run)
@@ -166,11 +162,8 @@ class EncoderDecoder(Transformer):
         """What the encoder makes of a source, and where its rows stand."""
         check_tokens(source, "source")
         span = self._span(source, source_mask, causal=False)
-        x = at(self.hook_embed, self._vectors(source, run), run)
-        if isinstance(self.config.positions, Learned):
-            x = x + at(self.hook_pos_embed, placed(self.pos_embed, x, span, shown=run is not None), run)
-        if self.rotary is not None:
-            span.rotation = self._rotation(self.rotary, x, span)
+        x = self.embedded(source, span, run)
+        self.place(x, span, run)
         for block in self.encoder:
             x = call(block, x, span, run=run)
         return call(self.encoder_final_ln, x, run=run), span

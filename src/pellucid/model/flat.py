@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.base.errors import ConfigError, PellucidError, nearest
 from pellucid.model.norms import LayerNorm, RMSNorm
-from pellucid.model.positional import Learned, Rotary
+from pellucid.model.positional import Learned, Rotary, Shortformer
 
 if TYPE_CHECKING:
     from pellucid.model.decoder import Decoder
@@ -22,6 +22,9 @@ def _normalisation(model: "Decoder") -> str | None:
         case RMSNorm(affine=affine):
             return "RMS" if affine else "RMSPre"
     return None
+
+
+_POSITIONS = {Learned: "standard", Rotary: "rotary", Shortformer: "shortformer"}
 
 
 def _rotary(field: str) -> Callable[["Decoder"], Any]:
@@ -57,9 +60,7 @@ FIELDS: dict[str, Callable[["Decoder"], Any]] = {
     "normalization_type": _normalisation,
     "eps": lambda m: None if m.config.norm is None else m.config.norm.eps,
     "final_rms": lambda m: isinstance(m.config.norm, RMSNorm),
-    "positional_embedding_type": lambda m: {Learned: "standard", Rotary: "rotary"}.get(
-        type(m.config.positions)
-    ),  # none: no positions
+    "positional_embedding_type": lambda m: _POSITIONS.get(type(m.config.positions)),  # none: no positions
     "rotary_dim": _rotary("dim"),
     "rotary_base": _rotary("base"),
     "tie_word_embeddings": lambda m: "W_U" not in m.unembed._parameters,

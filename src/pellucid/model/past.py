@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.base.errors import ArgumentError
+from pellucid.model.positional import Placing
 
 
 class KeyValueCache:
@@ -74,7 +75,7 @@ class Span:
     """Whether a row sees only what comes before it."""
     n_source: int | None = None
     """Keys of another sequence, which all rows see; None: the keys are those of the rows themselves."""
-    rotation: tuple[Tensor, Tensor] | None = None
+    placing: Placing | None = None
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _visible: Bool[Tensor, "#batch 1 q_pos k_pos"] | None = None
 

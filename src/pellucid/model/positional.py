@@ -1,11 +1,12 @@
 """How a model knows where a token stands: learned vectors, rotary angles, or not at all.
 
-A scheme is a configuration type and, where it needs one, a class. Learned positions enter at the embedding; rotary
-angles enter each attention layer between `hook_q` and `hook_rot_q`.
+A scheme is a configuration type and, where it needs one, a class. Learned positions enter at the embedding. The others
+leave the stream alone and enter each attention layer: rotary angles between `hook_q` and `hook_rot_q`, shortformer
+vectors before `hook_q`; a `Placing` is what one run has of either.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -34,14 +35,52 @@ class Rotary:
     dim: int | None = None
 
 
-PositionConfig: TypeAlias = Learned | Rotary | None
+@dataclass(frozen=True, kw_only=True)
+class Shortformer:
+    """A trained vector for each position, added behind the norm to what queries and keys read (Press et al. 2021).
 
-Rotation: TypeAlias = tuple[Tensor, Tensor]
-"""(cos, sin) of the angles by which rows are turned, each `[*rows 1 dim]`."""
+    The stream, and so what heads move, knows of no position.
+    """
+
+
+PositionConfig: TypeAlias = Learned | Rotary | Shortformer | None
+
+
+class Rotation(NamedTuple):
+    """The angles by which queries and keys are turned."""
+
+    cos: Float[Tensor, "*rows 1 dim"]
+    sin: Float[Tensor, "*rows 1 dim"]
+
+    def read(self, x: Tensor) -> Tensor:
+        """What queries and keys are made of: the normalised stream."""
+        return x
+
+    def turned(self, x: Float[Tensor, "*rows heads d_head"]) -> Float[Tensor, "*rows heads d_head"]:
+        """Queries or keys where they stand."""
+        return rotate(x, *self)
+
+
+class Added(NamedTuple):
+    """The vectors that join what queries and keys are made of."""
+
+    vectors: Float[Tensor, "*rows d_model"]
+
+    def read(self, x: Tensor) -> Tensor:
+        """The normalised stream with the vectors, `[*rows d_model]`, or with a head axis before `d_model`."""
+        return x + (self.vectors if x.ndim == self.vectors.ndim else self.vectors.unsqueeze(-2))
+
+    def turned(self, x: Float[Tensor, "*rows heads d_head"]) -> Float[Tensor, "*rows heads d_head"]:
+        """Queries or keys, which stand where they stand already."""
+        return x
+
+
+Placing: TypeAlias = Rotation | Added
+"""How queries and keys come to know where they stand."""
 
 
 class PosEmbed(Part):
-    """`W_pos` `[n_ctx d_model]`."""
+    """`W_pos` `[n_ctx d_model]`, of `Learned` and `Shortformer`."""
 
     def __init__(self, n_ctx: int, d_model: int) -> None:
         super().__init__()
@@ -70,12 +109,12 @@ class RotaryTable:
     def between(self, first: int, last: int, like: Tensor) -> Rotation:
         """(cos, sin), each `[1 pos 1 dim]`, of neighbouring positions, in max(dtype of `like`, float32)."""
         cos, sin = self._upto(last, like)
-        return cos[None, first:last, None], sin[None, first:last, None]
+        return Rotation(cos[None, first:last, None], sin[None, first:last, None])
 
     def at(self, positions: Int[Tensor, "*rows"], n_ctx: int, like: Tensor) -> Rotation:
         """(cos, sin), each `[*rows 1 dim]`, of any positions below `n_ctx`."""
         cos, sin = self._upto(n_ctx, like)
-        return cos[positions, None], sin[positions, None]
+        return Rotation(cos[positions, None], sin[positions, None])
 
     def _upto(self, last: int, like: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

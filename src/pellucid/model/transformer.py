@@ -23,7 +23,7 @@ from pellucid.model.config import Architecture, Config
 from pellucid.model.embed import Embed, TiedUnembed, Unembed
 from pellucid.model.norms import make_norm
 from pellucid.model.past import Span
-from pellucid.model.positional import Learned, PosEmbed, Rotary, RotaryTable, Rotation
+from pellucid.model.positional import Added, Learned, PosEmbed, Rotary, RotaryTable, Shortformer
 from pellucid.model.state import from_2_18
 from pellucid.model.weights import Weights
 
@@ -180,10 +180,39 @@ class Transformer(HookedRoot):
                 "use the model's own tokenizer"
             ) from error
 
-    def _rotation(self, table: RotaryTable, x: Tensor, span: Span) -> Rotation:
+    def embedded(
+        self, tokens: Tensor, span: Span, run: LiveRun | None = None, *, side: str = ""
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream before the first block.
+
+        Args:
+            tokens: Token ids `[batch pos]`.
+            span: Where they stand.
+            run: Who listens.
+            side: What stands before `embed` and `pos_embed` in the names of this side's points and parts.
+        """
+        x = at(getattr(self, f"hook_{side}embed"), self._vectors(tokens, run), run)
+        return x + self._places(x, span, run, side) if isinstance(self.config.positions, Learned) else x
+
+    def place(self, x: Tensor, span: Span, run: LiveRun | None = None, *, side: str = "") -> None:
+        """Tells attention where the rows of a span stand; see `embedded`."""
+        if self.rotary is not None and span.positions is not None:
+            span.placing = self.rotary.at(span.positions, self.config.n_ctx, x)
+        elif self.rotary is not None:
+            span.placing = self.rotary.between(span.first, span.first + span.n_rows, x)
+        elif isinstance(self.config.positions, Shortformer):
+            span.placing = Added(self._places(x, span, run, side))
+
+    def _places(self, x: Tensor, span: Span, run: LiveRun | None, side: str) -> Float[Tensor, "batch pos d_model"]:
+        """The vectors of the positions where rows stand."""
+        pos_embed = getattr(self, f"{side}pos_embed")
         if span.positions is not None:
-            return table.at(span.positions, self.config.n_ctx, x)
-        return table.between(span.first, span.first + span.n_rows, x)
+            vectors = pos_embed(span.positions).expand_as(x)
+        else:
+            vectors = pos_embed.between(span.first, span.first + span.n_rows).expand_as(x)
+            if run is not None:  # what it shows must not be the weight itself
+                vectors = vectors.clone()
+        return at(getattr(self, f"hook_{side}pos_embed"), vectors, run)
 
 
 class Stack(Transformer, Weights):
@@ -200,7 +229,7 @@ class Stack(Transformer, Weights):
         super().__init__(config)
         self.embed = Embed(config.d_vocab, config.d_model)
         self.hook_embed = HookPoint()
-        if isinstance(config.positions, Learned):
+        if isinstance(config.positions, Learned | Shortformer):
             self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
             self.hook_pos_embed = HookPoint()
         blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
@@ -210,28 +239,6 @@ class Stack(Transformer, Weights):
         self.setup()
         if not self.embed.W_E.is_meta:
             self.draw_weights(seed)
-
-    def embedded(self, tokens: Tensor, span: Span, run: LiveRun | None = None) -> Float[Tensor, "batch pos d_model"]:
-        """The stream before the first block."""
-        x = at(self.hook_embed, self._vectors(tokens, run), run)
-        if not isinstance(self.config.positions, Learned):
-            return x
-        return x + at(self.hook_pos_embed, placed(self.pos_embed, x, span, shown=run is not None), run)
-
-
-def placed(pos_embed: PosEmbed, x: Tensor, span: Span, *, shown: bool) -> Float[Tensor, "batch pos d_model"]:
-    """The vectors of the positions where rows stand.
-
-    Args:
-        pos_embed: The position embedding.
-        x: The rows.
-        span: Where they stand.
-        shown: Somebody may see them: what a run shows must not be the weight itself.
-    """
-    if span.positions is not None:
-        return pos_embed(span.positions).expand_as(x)
-    vectors = pos_embed.between(span.first, span.first + span.n_rows).expand_as(x)
-    return vectors.clone() if shown else vectors
 
 
 def check_tokens(tokens: Tensor, what: str = "tokens", *, otherwise: str = "") -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pellucid.model.attention import Attention, pattern_of, project
 from pellucid.model.block import Block
 from pellucid.model.mlp import MLP
-from pellucid.model.positional import rotate
+from pellucid.model.positional import Learned
 from pellucid.patching.plan import Entry
 from pellucid.patching.runs import OtherRun, PromptRun, span
 from pellucid.patching.sites import axes_of, taken
@@ -37,7 +37,7 @@ def _stream(run: PromptRun, entry: Entry, block: Block) -> Rows:
         return run.new("resid_pre", entry.layer)[span(entry.rows)][None]
     parts = [run.new(entry.site, None)[span(entry.rows)]]
     other = "pos_embed" if entry.site == "embed" else "embed"
-    if "hook_pos_embed" in run.model.hook_dict:
+    if isinstance(run.model.config.positions, Learned):
         parts.append(run.old(other, None)[span(entry.rows)])
     return sum(parts[1:], parts[0])[None]
 
@@ -119,16 +119,17 @@ def _read_anew(run: PromptRun, entry: Entry, block: Block) -> dict[str, Tensor]:
 
 def _edited(run: PromptRun, site: str, layer: int, block: Block, changed: str) -> dict[str, Tensor]:
     attn, x = block.attn, run.new(site, layer)
+    placing = run.model.placing_at(torch.arange(len(x), device=x.device), x)
     if site not in READ:
         made = {changed: x}
     else:
         x = block.ln1.finished(x) if site == "ln1.normalized" else block.ln1(x)
         weights = {"q": (attn.W_Q, attn.b_Q), "k": (attn.W_K, attn.b_K), "v": (attn.W_V, attn.b_V)}
-        made = {name: project(x[None], *weights[name])[0] for name in changed}
-    rotation = run.model.rotation_at(torch.arange(len(x), device=x.device), x)
-    if rotation is None or site.startswith("rot_"):
+        reads = {name: x if name == "v" or placing is None else placing.read(x) for name in changed}
+        made = {name: project(read[None], *weights[name])[0] for name, read in reads.items()}
+    if placing is None or site.startswith("rot_"):
         return made
-    return {name: part if name == "v" else rotate(part, *rotation) for name, part in made.items()}
+    return {name: part if name == "v" else placing.turned(part) for name, part in made.items()}
 
 
 def _pattern(run: PromptRun, entry: Entry, block: Block) -> Rows:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.block import Block
-from pellucid.model.positional import Rotation
+from pellucid.model.positional import Placing
 from pellucid.patching.entries import prepared
 from pellucid.patching.plan import Entry
 from pellucid.patching.runs import PromptRun, span
@@ -147,26 +147,24 @@ def _attended(model: HookedTransformer, layer: int, groups: list[Group], chunks:
 def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], last: bool) -> list[_Member]:
     """Queries, keys and values of all rows that have changed, one product each."""
     attn, normed = block.attn, block.ln1(_flat(groups))
-    rotation = _rotation(model, groups, normed)
-    k, v = attn.keys(normed, rotation), attn.values(normed)
+    placing = _placing(model, groups, normed)
+    k, v = attn.keys(normed, placing), attn.values(normed)
     asking = groups
     if last:
         places = [[at for at, row in enumerate(group.rows) if row in group.run.wanted] for group in groups]
         parts = zip(groups, _parted(normed, groups), places, strict=True)
         asking = [replace(group, rows=[group.rows[i] for i in at], x=x[:, span(at)]) for group, x, at in parts]
         normed = _flat(asking)
-        rotation = _rotation(model, asking, normed)
-    q = attn.queries(normed, rotation)
+        placing = _placing(model, asking, normed)
+    q = attn.queries(normed, placing)
     made = zip(groups, asking, _parted(q, asking), _parted(k, groups), _parted(v, groups), strict=True)
     return [_Member(group, asks.rows, *parts) for group, asks, *parts in made]
 
 
-def _rotation(model: HookedTransformer, groups: Sequence[Group], like: Tensor) -> Rotation | None:
-    """By how much each row's queries and keys are turned."""
-    if model.rotary is None:
-        return None
+def _placing(model: HookedTransformer, groups: Sequence[Group], like: Tensor) -> Placing | None:
+    """How each row's queries and keys come to know where they stand."""
     every = torch.arange(max(group.run.length for group in groups), device=like.device)
-    return model.rotation_at(torch.cat([every[span(group.rows)].repeat(len(group.cells)) for group in groups]), like)
+    return model.placing_at(torch.cat([every[span(group.rows)].repeat(len(group.cells)) for group in groups]), like)
 
 
 def _attend(

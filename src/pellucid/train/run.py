@@ -129,7 +129,8 @@ def _begun(recipe: Recipe, folder: Path | None, device: torch.device | str) -> _
     """Everything that can fail for a reason that lies in the recipe is done here, before anything is written."""
     if folder is not None:
         check_installed(recipe.log)
-    model = recipe.model.made(seed=recipe.seed, device=device)
+    text = recipe.data if isinstance(recipe.data, Text) else None
+    model = recipe.model.made(seed=recipe.seed, text=text, device=device)
     recipe.check(model.config)
     probe(model, None, recipe.probes, seed=recipe.seed + SEED)
     stream, held_out, told = _opened(recipe, model)
@@ -167,13 +168,18 @@ def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str,
     told = {
         "hash": packed.hash,
         "documents": packed.n_documents,
+        "tokens": packed.n_tokens,
+        "bytes": packed.n_bytes,
         "held_out_documents": packed.n_held_out_documents,
+        "held_out_tokens": packed.n_held_out_tokens,
+        "held_out_bytes": packed.n_held_out_bytes,
         "rows": len(packed.train),
         "held_out_rows": len(packed.held_out),
         "bos": packed.bos,
     }
     held_out = next_tokens(rows) if len(rows) else None
-    return Shuffled(packed.train, batch=recipe.batch_size, seed=recipe.seed), held_out, told
+    stream = Shuffled(packed.train, batch=recipe.batch_size, seed=recipe.seed, copies=data.copies, steps=recipe.steps)
+    return stream, held_out, told
 
 
 def _trained(begun: _Begun, shown: bool | None) -> Run:

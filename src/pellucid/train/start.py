@@ -13,9 +13,11 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.config import Config
 from pellucid.model.encoder_decoder import EncoderDecoder
 from pellucid.pretrained.names import find
+from pellucid.text.learn import LearnedVocabulary
 from pellucid.text.read import read_tokenizer
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.vocabulary import integer_vocabulary
+from pellucid.train.text import Text
 
 INTEGERS = "integers"
 """The tokenizer whose tokens are numbers, with BOS 0."""
@@ -28,8 +30,8 @@ class Start:
     Args:
         config: What a model with fresh weights looks like.
         pretrained: Or a model to go on from, by any name that loads; its weights are taken as they are in the file.
-        tokenizer: A folder or a name with a tokenizer, ``"integers"``, or nothing: that of the model to go on from, and
-            integers for a fresh one.
+        tokenizer: A folder or a name with a tokenizer, ``"integers"``, how to learn one from the training text, or
+            nothing: that of the model to go on from, and integers for a fresh one.
         take: Parts that are taken from other models, by name: ``{"embed" = "gpt2", "blocks.0" = "gpt2"}``.
         frozen: Parts that stay as they are, such as ``"embed"``, ``"blocks.0.attn"``.
 
@@ -39,7 +41,7 @@ class Start:
 
     config: Config | None = None
     pretrained: str | None = None
-    tokenizer: str | None = None
+    tokenizer: str | LearnedVocabulary | None = None
     take: dict[str, str] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
 
@@ -51,8 +53,13 @@ class Start:
                 "a model that is gone on from has its own"
             )
 
-    def made(self, *, seed: int, device: torch.device | str | None = None) -> Any:
+    def made(self, *, seed: int, text: Text | None = None, device: torch.device | str | None = None) -> Any:
         """The model, ready to be trained.
+
+        Args:
+            seed: Of the fresh weights.
+            text: What a tokenizer may be learned from.
+            device: Where.
 
         Raises:
             ConfigError: A part is named that there is not, or does not fit.
@@ -61,12 +68,12 @@ class Start:
         if self.config is None:
             loaded = HookedTransformer.from_pretrained_no_processing(str(self.pretrained), device=device)
             if self.tokenizer is not None:
-                loaded.tokenizer = self._tokenizer(loaded.config)
+                loaded.tokenizer = self._tokenizer(loaded.config, text)
             model: Any = loaded
         elif self.config.architecture == "encoder-decoder":
             model = EncoderDecoder(self.config, seed=seed).to(device or "cpu")
         else:
-            tokenizer = self._tokenizer(self.config)
+            tokenizer = self._tokenizer(self.config, text)
             model = HookedTransformer(self.config, tokenizer, seed=seed, device=device, record=Record(seed=seed))
         for part, name in self.take.items():
             _take(model, part, name)
@@ -75,19 +82,35 @@ class Start:
                 parameter.requires_grad_(False)
         return model
 
-    def _tokenizer(self, config: Config) -> Tokenizer:
-        if self.tokenizer in (None, INTEGERS):
+    def _tokenizer(self, config: Config, text: Text | None) -> Tokenizer:
+        if self.tokenizer is None or self.tokenizer == INTEGERS:
             return integer_vocabulary(config.d_vocab)
-        folder = find(str(self.tokenizer), any_folder=True).folder
-        found = read_tokenizer(folder)
-        if found is None:
-            raise ConfigError(f"model.tokenizer must be a folder or a name with a tokenizer, {folder} has none")
+        if isinstance(self.tokenizer, str):
+            found = named_tokenizer(self.tokenizer)
+        elif text is None:
+            raise ConfigError("a tokenizer can be learned from text alone, and data is none; give data of kind Text")
+        else:
+            found = self.tokenizer.learned(text.training())
         if len(found) > config.d_vocab:
             raise ConfigError(
                 f"model.d_vocab must be as many as the tokenizer has, {len(found)}, or more, got {config.d_vocab}; "
                 f"set model.d_vocab={len(found)}"
             )
         return found
+
+
+def named_tokenizer(name: str) -> Tokenizer:
+    """That of a folder or a name.
+
+    Raises:
+        ConfigError: There is none.
+        CheckpointError: It cannot be read.
+    """
+    folder = find(name, any_folder=True).folder
+    found = read_tokenizer(folder)
+    if found is None:
+        raise ConfigError(f"model.tokenizer must be a folder or a name with a tokenizer, {folder} has none")
+    return found
 
 
 def _take(model: nn.Module, part: str, name: str) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from pellucid.base.seeds import generator
+from pellucid.train.copies import Copies
 from pellucid.train.sequences import IGNORED, Batch, Sequences
 
 
@@ -66,11 +67,22 @@ class Shuffled:
     Args:
         rows: `[row length]` token ids; may be a file that is mapped into memory.
         batch: Rows of a batch.
-        seed: Of the orders.
+        seed: Of the orders, and of what is copied.
+        copies: Passages that are made to stand twice; None: the rows stay as they are.
+        steps: Batches of the whole run, over which the share of copies may change.
     """
 
-    def __init__(self, rows: Integer[np.ndarray, "row length"], *, batch: int, seed: int) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
+    def __init__(
+        self,
+        rows: Integer[np.ndarray, "row length"],
+        *,
+        batch: int,
+        seed: int,
+        copies: Copies | None = None,
+        steps: int = 1,
+    ) -> None:
+        self.rows, self.batch, self.seed, self.copies = rows, batch, seed, copies
+        self.length = batch * steps
         self._next = 0
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -79,6 +91,10 @@ class Shuffled:
         self._next += self.batch
         n = len(self.rows)
         picked = np.stack([self.rows[self._shuffled(place // n)[place % n]] for place in places])
+        if self.copies is not None:
+            draws = np.random.default_rng([self.seed, places.start, 1])
+            share = self.copies.at(places.start / self.length)
+            picked = self.copies.copied(picked, share=share, draws=draws)
         return next_tokens(torch.from_numpy(picked.astype(np.int64)))
 
     @property

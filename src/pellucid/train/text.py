@@ -1,12 +1,14 @@
 """Text to train on: documents become rows of token ids, and some documents are held out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.base.errors import ConfigError
 from pellucid.text.corpus import Corpus
-from pellucid.text.packing import Packed, pack
+from pellucid.text.packing import Packed, held_out, pack
 from pellucid.text.tokenizer import Tokenizer
+from pellucid.train.copies import Copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class Text:
         split: Of a data set.
         documents: Read at most so many.
         held_out: The share of documents that is kept for the probes.
+        copies: Passages that are made to stand twice; None: the text as it is.
 
     Raises:
         ConfigError: A value cannot be.
@@ -31,6 +34,7 @@ class Text:
     split: str | None = None
     documents: int | None = None
     held_out: float = 0.05
+    copies: Copies | None = None
 
     def __post_init__(self) -> None:
         if self.length < 2 or not 0 <= self.held_out < 1:
@@ -38,10 +42,25 @@ class Text:
                 f"length must be 2 or more and 0 ≤ held_out < 1, got length={self.length}, held_out={self.held_out}"
             )
 
+        if self.copies is not None and 1 + 2 * self.copies.longest > self.length:
+            raise ConfigError(
+                f"a copied passage must fit a row twice, 1 + 2 copies.longest ≤ length={self.length}, got "
+                f"longest={self.copies.longest}; shorten it"
+            )
+
     @property
     def longest_row(self) -> int:
         """Tokens of a row."""
         return self.length
+
+    @property
+    def corpus(self) -> Corpus:
+        """All documents."""
+        return Corpus(source=self.source, column=self.column, split=self.split, documents=self.documents)
+
+    def training(self) -> Iterator[str]:
+        """The documents that are not held out."""
+        return (text for text in self.corpus if not held_out(text, self.held_out))
 
     def packed(self, tokenizer: Tokenizer, folder: Path | None = None) -> Packed:
         """The rows.
@@ -50,5 +69,4 @@ class Text:
             tokenizer: Of the model.
             folder: Where rows go that memory cannot hold; None: a temporary one.
         """
-        corpus = Corpus(source=self.source, column=self.column, split=self.split, documents=self.documents)
-        return pack(corpus, tokenizer, length=self.length, held_out=self.held_out, folder=folder)
+        return pack(self.corpus, tokenizer, length=self.length, held_out=self.held_out, folder=folder)

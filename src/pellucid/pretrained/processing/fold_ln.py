@@ -13,6 +13,7 @@ from pellucid.model.block import Block
 from pellucid.model.decoder import Decoder
 from pellucid.model.mlp import MLP
 from pellucid.model.norms import LayerNorm, LayerNormPart, widened
+from pellucid.model.positional import Shortformer
 from pellucid.pretrained.processing.rows import change_rows, times
 from pellucid.pretrained.processing.untie import untie
 
@@ -22,6 +23,7 @@ def fold_ln(model: Decoder) -> bool:
 
     What reads a LayerNorm is also centred: its mean over `d_model` meets the centred stream and gives nothing. Biases
     that the model lacked are made where a LayerNorm has one to fold. A tied unembedding gets a matrix of its own.
+    Shortformer vectors join behind the norm, in all layers the same: there, nothing can be folded.
 
     Args:
         model: Changed in place.
@@ -32,7 +34,7 @@ def fold_ln(model: Decoder) -> bool:
     Source: `fold_ln` of TransformerLens 2.18.
     """
     norm = model.config.norm
-    if norm is None or not norm.affine:
+    if norm is None or not norm.affine or isinstance(model.config.positions, Shortformer):
         return False
     untie(model)
     if isinstance(norm, LayerNorm):
