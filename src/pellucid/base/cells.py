@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from pellucid.base.axes import AXES, cell_name
+from pellucid.base.axes import cell_name, in_order
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.labelled import listed
 
@@ -91,7 +91,7 @@ def largest(dataset: "xarray.Dataset", k: int, by: str) -> "xarray.Dataset":
 def cell_labels(dataset: "xarray.Dataset") -> list[str]:
     """The name of each cell of ``value``, from its first coordinates: those that are or were axes."""
     value = dataset["value"]
-    axes = [axis for axis in AXES if axis in dataset.coords and "second" not in dataset[axis].attrs]
+    axes = [axis for axis in in_order(map(str, dataset.coords)) if "second" not in dataset[axis].attrs]
     columns = [dataset[axis].broadcast_like(value).transpose(*value.dims).values.ravel().tolist() for axis in axes]
     if not axes:
         return [dataset.attrs["name"] or "value"] * value.size

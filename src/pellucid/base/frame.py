@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 UNITS = (
     *("nats", "logits", "attention mass", "fraction", "tokens", "steps", "dimensions", "activation", "seconds"),
     "bytes",
+    "bits per byte",
 )
 """The one vocabulary of units. Accuracies, probabilities and ratios are fractions; lengths of vectors are in that of
 activations."""
@@ -51,7 +52,7 @@ class Frame:
         Args:
             values: Real numbers, one axis for each of `dims`. float64 stays, other floats become float32
                 (bfloat16 too), whole numbers and truth values float64.
-            dims: Names out of `AXES`.
+            dims: See `pellucid.base.axes`.
             unit: One of `UNITS`.
             record: How the numbers were made.
             name: What they are called in tables and pictures.
@@ -83,7 +84,7 @@ class Frame:
         """Several frames of the same cells as one, along a new first axis.
 
         Args:
-            dim: The axis, out of `AXES`.
+            dim: The axis.
             parts: The frames by their labels on it, whole numbers or strings.
 
         Returns:

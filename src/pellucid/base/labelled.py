@@ -1,7 +1,7 @@
 """Datasets of labelled numbers: what `pellucid.measurement` frames and `pellucid.base.netcdf` writes.
 
 In: numbers, names of their axes, labels. Out: an `xarray.Dataset` whose variables are float32 or float64,
-whose axes all bear names out of `AXES` and all have labels, whole numbers or strings, and which shares no
+whose axes all bear names that `is_axis` knows and all have labels, whole numbers or strings, and which shares no
 memory with what came in.
 """
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pellucid.base.axes import AXES
+from pellucid.base.axes import AXES, is_axis
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def labelled(
 
     Args:
         values: Tensor, array or nested lists of real numbers.
-        dims: The axes of `values`, out of `AXES`.
+        dims: The axes of `values`; see `pellucid.base.axes`.
         coords: Labels of an axis; or ``(dims, labels)``, a second coordinate, marked by the attribute
             ``second``; or the one label on an axis of the vocabulary that all cells share.
         variables: ``(dims, numbers)``.
@@ -44,7 +44,7 @@ def labelled(
 
     dims = (dims,) if isinstance(dims, str) else tuple(dims)
     for dim in dims:
-        if dim not in AXES:
+        if not is_axis(dim):
             raise UnknownNameError(f"dims must be axes of the vocabulary, got {dim!r}{nearest(dim, AXES)}")
     value = _numbers("values", values)
     if value.ndim != len(dims) or len(set(dims)) != len(dims):
@@ -129,7 +129,7 @@ def _coordinate(key: str, given: Any, sizes: Mapping[str, int]) -> tuple[Any, ..
         return dims, labels
     if isinstance(given, tuple) and len(given) == 2:
         return *_placed(key, given[0], _labels(key, given[1]), sizes), {"second": True}
-    if key not in AXES or not isinstance(given, int | str | np.integer):
+    if not is_axis(key) or not isinstance(given, int | str | np.integer):
         raise ArgumentError(
             "a coordinate must be the labels of an axis, a pair (axes, labels), or one label for an axis "
             f"of the vocabulary, got {key}={given!r}"

@@ -3,6 +3,7 @@
 In: the model of a step. Out: named Measurements about it, which `Probed` gathers over the steps.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ class Probes(Moments):
 
 
 @torch.no_grad()
-def probe(model: Any, held_out: Batch | None, settings: Probes, *, seed: int) -> dict[str, Measurement]:
+def probe(
+    model: Any, held_out: Batch | None, settings: Probes, *, seed: int, bytes_per_token: float | None = None
+) -> dict[str, Measurement]:
     """Everything that can be said of a model now.
 
     Args:
@@ -82,12 +85,14 @@ def probe(model: Any, held_out: Batch | None, settings: Probes, *, seed: int) ->
         held_out: Sequences that it does not train on; None: no loss.
         settings: What is looked at.
         seed: Of the repeated tokens.
+        bytes_per_token: Of the held-out text, UTF-8; None: it is no text.
 
     Returns:
         ``head_roles`` and ``head_roles_control`` ``[prompt role layer head]``, attention mass; ``loss`` ``[pos]``, the
         mean over the held-out targets, NaN where a position has none; ``in_context_score`` ``[]``, nats: the loss late
         in the sequences minus the loss early in them (Olsson et al. 2022: the more negative, the better the context is
-        used); ``position_rank`` ``[]``, the effective rank of learned positions.
+        used); of text ``bits_per_byte`` ``[]`` and ``in_context_bits_per_byte`` ``[]``, the same two in a unit that
+        does not depend on the tokenizer; ``position_rank`` ``[]``, the effective rank of learned positions.
     """
     found: dict[str, Measurement] = {}
     if isinstance(model, HookedTransformer):
@@ -102,6 +107,13 @@ def probe(model: Any, held_out: Batch | None, settings: Probes, *, seed: int) ->
         score = in_context(losses)
         if score is not None:
             found["in_context_score"] = _told(model, score, (), "nats", "in-context-learning score")
+        if bytes_per_token is not None:
+            bits = {"bits_per_byte": losses.nanmean().item(), "in_context_bits_per_byte": score}
+            found |= {
+                name: _told(model, nats / math.log(2) / bytes_per_token, (), "bits per byte", name.replace("_", " "))
+                for name, nats in bits.items()
+                if nats is not None
+            }
     return found
 
 

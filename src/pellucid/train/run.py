@@ -119,6 +119,8 @@ class _Begun(NamedTuple):
     model: Any
     stream: Stream
     held_out: Batch | None
+    bytes_per_token: float | None
+    """Of the held-out text."""
     data: dict[str, Any]
     """What a record tells of it."""
     record: Record
@@ -147,7 +149,10 @@ def _begun(recipe: Recipe, folder: Path | None, device: torch.device | str) -> _
     record = record.add(settings={"recipe": recipe.to_dict(), "data": told})
     if hasattr(model, "record"):
         model.record = record
-    return _Begun(recipe, folder, model, stream, held_out, told, record, training)
+    bytes_per_token = None
+    if told.get("held_out_tokens"):
+        bytes_per_token = told["held_out_bytes"] / told["held_out_tokens"]
+    return _Begun(recipe, folder, model, stream, held_out, bytes_per_token, told, record, training)
 
 
 def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str, Any]]:
@@ -265,7 +270,13 @@ def _walk(begun: _Begun, keeper: Keeper | None, log: Log, probed: Probed, advanc
 
 
 def _look(begun: _Begun, log: Log, probed: Probed) -> None:
-    found = probe(begun.model, begun.held_out, begun.recipe.probes, seed=begun.recipe.seed + SEED)
+    found = probe(
+        begun.model,
+        begun.held_out,
+        begun.recipe.probes,
+        seed=begun.recipe.seed + SEED,
+        bytes_per_token=begun.bytes_per_token,
+    )
     probed.add(begun.training.step, found)
     numbers = {name: m.item() for name, m in found.items() if m.values.size == 1}
     if "head_roles" in found:
