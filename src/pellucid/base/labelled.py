@@ -56,7 +56,7 @@ def labelled(
         parts[_new(key, {*parts, *AXES})] = _placed(key, over, _numbers(key, numbers), sizes)
     labels: dict[str, Any] = {dim: (dim, np.arange(size)) for dim, size in sizes.items()}
     for key, given in coords.items():
-        labels[_new(key, {*parts})] = _coordinate(key, given, sizes)
+        labels[key if key in sizes else _new(key, {*parts})] = _coordinate(key, given, sizes)
     return xarray.Dataset(parts, coords=labels)
 
 

@@ -20,7 +20,7 @@ from pellucid.train.optimiser import Optimiser
 from pellucid.train.probes import Probes
 from pellucid.train.schedule import Schedule
 from pellucid.train.sequences import MostFrequentToken, PeriodicSequences, TokenSet, TranslatedSequences
-from pellucid.train.start import Start
+from pellucid.train.start import INTEGERS, Start, named_tokenizer
 from pellucid.train.text import Text
 
 Data = PeriodicSequences | TranslatedSequences | MostFrequentToken | TokenSet | Text
@@ -126,6 +126,15 @@ def read_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: No such recipe, no TOML, an unknown key, an impossible value.
     """
+    return recipe_of(read_values(source, changes))
+
+
+def read_values(source: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The table of a file, or of a bundled recipe; see `read_recipe`.
+
+    Raises:
+        ConfigError: No such recipe, or no TOML.
+    """
     path = _bundled() / f"{source}.toml" if str(source) in bundled_recipes() else Path(source)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +148,7 @@ def read_recipe(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path} must be a TOML file, got: {error}") from error
     for change in changes:
         _change(values, change)
-    return recipe_of(values)
+    return values
 
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:
@@ -153,6 +162,8 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     if isinstance(model, Mapping):
         own = {field.name for field in fields(Start)} - {"config"}
         config = {name: value for name, value in model.items() if name not in own}
+        if config:
+            config.setdefault("d_vocab", _d_vocab(model.get("tokenizer"), given.get("data")))
         rest: dict[str, Any] = {name: value for name, value in model.items() if name in own}
         if config:
             rest["config"] = config
@@ -162,6 +173,21 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
         except ConfigError as error:
             raise ConfigError(str(error).replace("recipe.model.config", "model").replace("recipe.", "")) from error
     return typed(Recipe, given, "recipe")
+
+
+def _d_vocab(tokenizer: Any, data: Any) -> int:
+    """Tokens of a model whose recipe does not tell: as many as its tokenizer or its data has.
+
+    Raises:
+        ConfigError: Neither tells.
+    """
+    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("size"), int):
+        return tokenizer["size"]
+    if isinstance(tokenizer, str) and tokenizer != INTEGERS:
+        return 1 + max(named_tokenizer(tokenizer).get_vocab().values())
+    if isinstance(data, Mapping) and isinstance(data.get("d_vocab"), int):
+        return data["d_vocab"]
+    raise ConfigError("model.d_vocab must be given where neither model.tokenizer nor data.d_vocab tells it, got none")
 
 
 def bundled_recipes() -> list[str]:
@@ -225,7 +251,8 @@ def _value(value: Any) -> str:
     if value is None:
         return json.dumps(NONE)
     if isinstance(value, Mapping):
-        return "{}"
+        inner = ", ".join(f"{_key(key)} = {_value(part)}" for key, part in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):

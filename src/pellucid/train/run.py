@@ -61,6 +61,7 @@ def train(
     overwrite: bool = False,
     device: torch.device | str | None = None,
     shown: bool | None = None,
+    report: bool = True,
 ) -> Run:
     """Trains a model as a recipe says.
 
@@ -72,6 +73,7 @@ def train(
         overwrite: Replace what lies there.
         device: Where; None: the best one that this process has.
         shown: Whether the progress is shown, on stderr; None: on a terminal or in a notebook.
+        report: Whether `out` gets a page.
 
     Returns:
         The run.
@@ -108,7 +110,7 @@ def train(
     found.wait_for_everyone()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return _trained(begun, shown)
+        return _trained(begun, shown, report)
 
 
 class _Begun(NamedTuple):
@@ -187,7 +189,7 @@ def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str,
     return stream, held_out, told
 
 
-def _trained(begun: _Begun, shown: bool | None) -> Run:
+def _trained(begun: _Begun, shown: bool | None, report: bool) -> Run:
     """Takes the steps."""
     recipe, folder, model, training = begun.recipe, begun.folder, begun.model, begun.training
     is_main = training.is_main
@@ -225,7 +227,8 @@ def _trained(begun: _Begun, shown: bool | None) -> Run:
             probed.save()
             tokenizer = getattr(model, "tokenizer", None)
             save_pretrained(model, ours, family="pellucid", tokenizer=tokenizer, record=begun.record)
-            training_page(run.recipe, run.history, run.probes).save(ours / REPORT)
+            if report:
+                training_page(run.recipe, run.history, run.probes).save(ours / REPORT)
         except OSError as error:
             raise OutputError(
                 f"the end of the run cannot be written to {ours}, got: {error}; make room, and go on with --resume"
