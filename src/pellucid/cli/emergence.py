@@ -71,7 +71,7 @@ def emergence(
     from pellucid.studies.emergence_arms import Sizes
     from pellucid.studies.emergence_page import emergence_page
 
-    _check_folder(out, resume=resume, overwrite=overwrite)
+    check_folder(out, resume=resume, overwrite=overwrite)
     journal = Journal.open(out / JOURNAL, identity={"study": "emergence", "quick": quick})
     jobs = journal.jobs or jobs_of(Sizes(quick=quick))
     done = sum(journal.jobs is not None and journal.read(job) is not None for job in jobs)
@@ -105,7 +105,8 @@ def print_emergence(found: "StudyResult") -> None:
         typer.echo(textwrap.fill(answer, COLUMNS, subsequent_indent="  "))
 
 
-def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Whether a study that trains may write to a folder."""
     from pellucid.base.errors import OutputError
     from pellucid.studies.result import check_vacant
 

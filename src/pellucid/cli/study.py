@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli import emergence
+from pellucid.cli import attention_only, emergence
 from pellucid.cli.options import AsJson, Batch, Debug, Model, Out, Overwrite, Seed, SeqLen, loaded, print_json, say
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
@@ -35,6 +35,9 @@ def study() -> None:
     """Run a study, print what it found, and write it to a folder."""
 
 
+app.command("attention-only", short_help="Small language models are trained: which setting matters how much?")(
+    attention_only.attention_only
+)
 app.command("emergence", short_help="Small models are trained: in how many do induction heads form?")(
     emergence.emergence
 )

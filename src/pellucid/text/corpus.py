@@ -19,9 +19,10 @@ from typing import Any
 
 from pellucid.base.errors import ArgumentError, CheckpointError, UnknownNameError, nearest
 from pellucid.base.optional import optional
+from pellucid.text.made import MadeText
 
 ENDINGS = {".txt": "text", ".md": "text", ".csv": "csv", ".jsonl": "jsonl"}
-HUB = "hub:"
+HUB, MADE = "hub:", "made:"
 COLUMN, SPLIT = "text", "train"
 
 _HAVE_COLUMNS = {"csv", "jsonl", "saved", "saved splits", "hub"}
@@ -45,14 +46,18 @@ class Corpus:
             - a folder: all such files in it and below, in the order of their paths; other files are passed over;
             - a folder that `datasets` wrote (``save_to_disk``);
             - ``hub:OWNER/NAME`` or ``hub:OWNER/NAME/CONFIG`` (or ``hub:NAME`` for a name without owner): a data set
-              of the Hugging Face hub, read while it is fetched.
+              of the Hugging Face hub, read while it is fetched;
+            - ``made:N``: N documents that are made here by rules; see `pellucid.text.made`.
         column: Of a CSV or JSONL file or a data set, that with the text; None: ``text``.
         split: Of a data set; None: ``train``.
         documents: Read at most so many; None: all.
+        longest: Cut a text of more characters than this, at the first line end behind so many, into several documents;
+            None: as it is. A file that holds a whole book, or all articles, so becomes documents some of which can be
+            held out.
 
     Raises:
-        ArgumentError: No source, or `documents` below 1; when iterated over, a file of an unknown ending, a name
-            that fits two things, `column` or `split` that none of the sources has a use for.
+        ArgumentError: No source, or `documents` or `longest` below 1; when iterated over, a file of an unknown ending,
+            a name that fits two things, `column` or `split` that none of the sources has a use for.
         CheckpointError: When iterated over: a file or a data set that cannot be read as what it should be (the
             message tells the line), or no document at all.
         UnknownNameError: When iterated over: no such column or split.
@@ -71,12 +76,14 @@ class Corpus:
     column: str | None = None
     split: str | None = None
     documents: int | None = None
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         if not self._names or "" in self._names:
             raise ArgumentError(f"source must name files, folders or data sets, got {self.source!r}; name one.")
-        if self.documents is not None and self.documents < 1:
-            raise ArgumentError(f"documents must be 1 or more, got {self.documents}; None reads all.")
+        for name, most in (("documents", self.documents), ("longest", self.longest)):
+            if most is not None and most < 1:
+                raise ArgumentError(f"{name} must be 1 or more, got {most}; None reads all.")
 
     def __iter__(self) -> Iterator[str]:
         parts = [part for name in self._names for part in _parts(name)]
@@ -96,7 +103,8 @@ class Corpus:
     def _read(self, parts: "list[_Part]") -> Iterator[str]:
         column = COLUMN if self.column is None else self.column
         split = SPLIT if self.split is None else self.split
-        texts = (text for part in parts for text in part.texts(column, split) if text and not text.isspace())
+        whole = (text for part in parts for text in part.texts(column, split))
+        texts = (text for one in whole for text in _cut(one, self.longest) if text and not text.isspace())
         n = 0
         for text in islice(texts, self.documents):
             n += 1
@@ -109,6 +117,17 @@ class Corpus:
         return (self.source,) if isinstance(self.source, str) else self.source
 
 
+def _cut(text: str, longest: int | None) -> Iterator[str]:
+    """A text in pieces that together are the text."""
+    while longest is not None and len(text) > longest:
+        end = text.find("\n", longest)
+        if end < 0:
+            break
+        yield text[: end + 1]
+        text = text[end + 1 :]
+    yield text
+
+
 @dataclass(frozen=True)
 class _Part:
     """One thing to read, and as what."""
@@ -118,6 +137,9 @@ class _Part:
 
     def texts(self, column: str, split: str) -> Iterator[str]:
         """Every text in it, blank ones included."""
+        if self.kind == "made":
+            yield from MadeText(documents=int(str(self.place)))
+            return
         if isinstance(self.place, Path) and self.kind == "text":
             yield _whole(self.place)
             return
@@ -153,6 +175,11 @@ def _is_unicode(text: str) -> bool:
 
 
 def _parts(name: str) -> list[_Part]:
+    if name.startswith(MADE):
+        number = name.removeprefix(MADE)
+        if not number.isdecimal() or not int(number):
+            raise ArgumentError(f"text that is made here must be {MADE}N, a number of documents, got {name!r}")
+        return [_Part(number, "made")]
     if name.startswith(HUB):
         _check_hub_name(name)
         return [_Part(name, "hub")]

@@ -6,7 +6,7 @@ which was killed at any moment ends, once it is resumed, as if it had not been.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -170,6 +170,8 @@ def _opened(recipe: Recipe, model: Any) -> tuple[Stream, Batch | None, dict[str,
         raise ConfigError(
             f"the tokenizer's ids must lie in the model's vocabulary, 0..{room - 1}, got {last}; raise model.d_vocab"
         )
+    if not data.bos:
+        model.tokenizer.policy = replace(model.tokenizer.policy, prepend_bos=False)
     packed = data.packed(model.tokenizer)
     rows = torch.from_numpy(packed.held_out[:n].astype("int64"))
     told = {

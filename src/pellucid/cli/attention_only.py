@@ -1,0 +1,129 @@
+"""`pellucid study attention-only`: trains small language models, and tells which setting matters how much."""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli.emergence import COLUMNS, JOURNAL, Count, Resume, check_folder
+from pellucid.cli.options import AsJson, Debug, Overwrite, print_json
+from pellucid.cli.tables import interval, number, print_table
+
+if TYPE_CHECKING:
+    from pellucid.studies.result import StudyResult
+
+Where = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the report and the numbers.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="NAME=SOURCE …",
+        help="Texts to train on: files, folders or data sets, such as imdb=reviews.csv.  [default: text made here]",
+        show_default=False,
+    ),
+]
+More = Annotated[list[str] | None, typer.Argument(metavar="NAME=SOURCE", show_default=False, hidden=True)]
+Text = Annotated[str | None, typer.Option("--text", metavar="TEXT", help="What attention is shown on.")]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option("--beside", metavar="MODEL", help="A model whose heads are shown too.  [default: prose-2l-mixed]"),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look: five minutes.")]
+Full = Annotated[bool, typer.Option("--full", help="The source's whole grid, at length: for machines with GPUs.")]
+
+
+def attention_only(
+    out: Where,
+    more: More = None,
+    data: Data = None,
+    text: Text = None,
+    beside: Beside = None,
+    quick: Quick = False,
+    full: Full = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    processes: Count = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Language models small enough to read whole: which setting was to blame, and what do few layers learn?
+
+    \b
+    Example:
+        pellucid study attention-only --out out/attention-only --quick
+        pellucid study attention-only --data imdb=reviews.csv wikitext=wiki/ --out out/attention-only
+    """  # noqa: D301  (typer leaves the lines after \b as they are)
+    import shutil
+
+    from pellucid.base.progress import progress
+    from pellucid.distributed.journal import Journal
+    from pellucid.distributed.processes import Processes
+    from pellucid.studies.attention_only import TEXT, jobs_of
+    from pellucid.studies.attention_only import attention_only as find
+    from pellucid.studies.attention_only_arms import BUNDLED, MADE, Sizes
+    from pellucid.studies.attention_only_page import attention_only_page
+
+    texts, shown = _texts([*(data or []), *(more or [])]) or {"made": MADE}, text or TEXT
+    if quick and full:
+        raise typer.BadParameter("one of --quick and --full must be chosen, got both")
+    check_folder(out, resume=resume, overwrite=overwrite)
+    identity = {"study": "attention-only", "data": texts, "text": shown, "quick": quick, "full": full}
+    journal = Journal.open(out / JOURNAL, identity=identity)
+    jobs = journal.jobs or jobs_of(texts, Sizes(quick=quick, full=full), shown)
+    done = sum(journal.jobs is not None and journal.read(job) is not None for job in jobs)
+    with progress(len(jobs), "trainings", done=done) as advance:
+        found = find(
+            texts,
+            text=shown,
+            beside=tuple(beside or (BUNDLED,)),
+            quick=quick,
+            full=full,
+            executor=Processes(processes),
+            journal=journal,
+            advance=advance,
+        )
+    path = found.save(out, page=attention_only_page(found), overwrite=overwrite)
+    shutil.rmtree(out / JOURNAL, ignore_errors=True)
+    if as_json:
+        print_json(found.to_dict(page=True))
+        return
+    print_attention_only(found)
+    typer.echo(f"Written to {path}")
+    typer.echo(f"Report: {path.with_name('report.html')}")
+
+
+def _texts(given: list[str]) -> dict[str, str]:
+    """Texts by name."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, sign, source = one.partition("=")
+        if not sign or not name.isidentifier() or not source:
+            raise typer.BadParameter(f"a text must be NAME=SOURCE, such as imdb=reviews.csv, got {one!r}")
+        if name in found:
+            raise typer.BadParameter(f"each text must have a name of its own, got {name!r} twice")
+        found[name] = source
+    return found
+
+
+def print_attention_only(found: "StudyResult") -> None:
+    """The main figures and the verdicts."""
+    from pellucid.studies.attention_only_arms import LAYERS, SETTINGS
+    from pellucid.studies.attention_only_page import verdicts
+
+    settings = found.record.settings
+    typer.echo(f"{found.model}, {settings['steps']} steps each, on {', '.join(settings['data'])}")
+    if "made" in settings["data"]:
+        typer.echo("The text was made here by rules, since none was named (--data).")
+    told = {f"bits_per_byte_{arm.name}": f"{arm.words}" for arm in LAYERS}
+    told |= {"bits_per_byte_counted_bigrams": "counted bigrams", "bits_per_byte_source": "the source's setting"}
+    told |= {f"cost_of_{name}": f"cost: {one.words} {one.theirs}" for name, one in SETTINGS.items()}
+    rows = []
+    for name, words in told.items():
+        figure = found.figures[name]
+        ends = interval(figure.low, figure.high, figure.unit) or figure.reason or ""
+        rows.append([words, number(figure.value, figure.unit), ends])
+    print_table(["bits per byte", "", "95 % interval"], rows)
+    typer.echo()
+    for question, answer in verdicts(found).items():
+        typer.echo(textwrap.fill(f"{question} {answer}", COLUMNS, subsequent_indent="  "))
