@@ -121,7 +121,7 @@ def print_attention_only(found: "StudyResult") -> None:
     rows = []
     for name, words in told.items():
         figure = found.figures[name]
-        ends = interval(figure.low, figure.high, figure.unit) or figure.reason or ""
+        ends = interval(figure.low, figure.high, figure.unit) or (figure.reason if figure.value is None else "") or ""
         rows.append([words, number(figure.value, figure.unit), ends])
     print_table(["bits per byte", "", "95 % interval"], rows)
     typer.echo()

@@ -29,7 +29,6 @@ from pellucid.studies.attention_only_arms import (
     REFERENCE,
     SETTINGS,
     TAKEN,
-    Arm,
     Sizes,
     costs,
     path,
@@ -234,12 +233,12 @@ def read_off(runs: Runs, record: Record) -> Findings:
         "bigram_agreement": over_runs.mean(bigrams[:, 2], "fraction", bounds=(0, 1)),
     }
     ours = runs["1_layers"]
-    lifts, others = ([(one[name] > 1).double().mean().item() for one in ours] for name in ("lifts", "control"))
+    lifts, others = ([_above_one(one[name]) for one in ours] for name in ("lifts", "control"))
     result.figures |= {
         "skip_trigram_share": over_runs.mean(lifts, "fraction", bounds=(0, 1)),
         "skip_trigram_control": over_runs.mean(others, "fraction", bounds=(0, 1)),
         "skip_trigram_excess": over_runs.difference(lifts, others, "fraction"),
-        "skip_trigram_lift": over_runs.mean([one["lifts"].median().item() for one in ours], "fraction"),
+        "skip_trigram_lift": over_runs.mean([one["lifts"].nanmedian().item() for one in ours], "fraction"),
     }
     one = ours[0]
     names = read_words(one["words"])
@@ -348,7 +347,7 @@ def _numbers(runs: Sequence[Mapping[str, Tensor]], name: str) -> list[float]:
     return [float(one[name]) if name in one else float("nan") for one in runs]
 
 
-def words_of(arm: str) -> str:
-    """What an arm is."""
-    known: dict[str, Arm] = {one.name: one for one in [*costs(False), *path(), *LAYERS, *TAKEN]}
-    return known[arm].words
+def _above_one(lifts: Tensor) -> float:
+    """In what share of those that the text can tell of."""
+    known = lifts[lifts.isfinite()]
+    return (known > 1).double().mean().item()

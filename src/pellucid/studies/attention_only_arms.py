@@ -84,7 +84,7 @@ SETTINGS = {
     )
 }
 """In the order in which the path puts them right."""
-QUICK = ("length", "residual", "learning_rate", "tokenizer")
+QUICK = ("length", "residual", "learning_rate")
 """The settings that a first look asks about."""
 
 
@@ -202,7 +202,7 @@ class Sizes:
     @property
     def steps(self) -> int:
         """Of each run."""
-        return 100 if self.quick else 20_000 if self.full else 300
+        return 160 if self.quick else 20_000 if self.full else 450
 
     @property
     def tokens(self) -> int:

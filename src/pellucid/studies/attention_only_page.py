@@ -89,8 +89,9 @@ def _blame(page: Page, result: StudyResult) -> None:
     page.section("Which setting was to blame?").text(
         "The reference, a small copy of the attention-only models of Elhage et al., is trained again with one setting "
         "as the source had it. Every run takes as many steps and tokens. The cost is in bits per byte of held-out "
-        "text, which does not depend on the tokenizer; the in-context cost in the same unit: how much less the model "
-        "gains from what stands before (loss late in a row minus loss early in it)."
+        "text, which does not depend on the tokenizer. It belongs to so many steps: short rows are ahead at first, and "
+        "fall behind when long ones begin to use what stands far before. The in-context cost is in the same unit: how "
+        "much less the model gains from what stands before (loss late in a row minus loss early in it)."
     )
     rows = []
     for name, cost in _costs(result):
@@ -170,15 +171,15 @@ def _skip_trigrams(page: Page, result: StudyResult) -> None:
     )
     read = result.measurements["skip_trigrams"].dataset
     rows = [
-        [f"0.{int(read['of_head'].values[i])}", _bare(label), float(read["value"].values[i])]
-        + [float(read["control"].values[i])]
+        [f"0.{int(read['of_head'].values[i])}", _bare(label)]
+        + [_number(read[name].values[i]) for name in ("value", "control")]
         + [f"{int(read[k].values[i])} of {int(read[n].values[i])}" for k, n in (("k", "n"), ("k_without", "n_without"))]
         for i, label in enumerate(read["component"].values)
     ]
     page.table(
         ["head", "s … d → o", "times likelier", "control", "o after d behind s", "o after d without s"],
         rows,
-        "Counts in the training rows.",
+        "Counts in the training rows. A dash: d stands there only behind s, or never.",
     )
     share, control, excess = (result.figures[f"skip_trigram_{name}"] for name in ("share", "control", "excess"))
     page.table(
@@ -190,6 +191,10 @@ def _skip_trigrams(page: Page, result: StudyResult) -> None:
         ],
         "Over seeds.",
     )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _bare(label: str) -> str:
@@ -284,8 +289,8 @@ def _made(page: Page, result: StudyResult) -> None:
     page.section("How it was made").text(
         f"{result.model.capitalize()}, {settings['steps']} steps each, on {texts}. Beside the reference there is one "
         "arm for each setting, a path on which one after the other is put right, and the numbers of layers; the grid "
-        "is reduced so that two cores do it in half an hour: settings are varied one at a time and along one path, not in "
-        "all combinations, since combinations of nine settings would be 512. `--full` runs the source's whole grid. "
+        "is reduced so that two cores do it in half an hour: settings are varied one at a time and along one path, not "
+        "in all combinations, since combinations of nine settings would be 512. `--full` runs the source's whole grid. "
         "The source does not state its learning rate; 5e-5, the usual default of fine-tuning scripts, stands for it. "
         "Its GPT-2 and BERT tokenizers are stood for by one of 4,096 tokens, as large as so little text allows."
     )

@@ -47,7 +47,7 @@ def bigram_probabilities(rows: Rows, d_vocab: int) -> Float[Tensor, "d_vocab d_v
 
 
 @torch.no_grad()
-def beside_bigrams(model: HookedTransformer, rows: Rows, held_out: Rows) -> Bigrams:
+def beside_bigrams(model: HookedTransformer, rows: Rows, held_out: Int[Tensor, "held_out_row length"]) -> Bigrams:
     """A model without layers, or with, as a table of next tokens, beside the text's own.
 
     Args:
@@ -96,14 +96,17 @@ def skip_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> SkipT
     read = widened(model.blocks[0].ln1(model.W_E[None])[0])
     occurs = torch.bincount(rows.flatten(), minlength=d_vocab).double()
     often, share = occurs >= SEEN, (occurs / occurs.sum()).to(read)
+    if model.tokenizer is not None:
+        often[list(model.tokenizer.policy.special_ids)] = False
     found = []
     for head in range(model.config.attention.n_heads):
         b_Q = 0 if attn.b_Q is None else attn.b_Q[head]
         scores = (read @ attn.W_Q[head] + b_Q) @ (read @ attn.W_K[head]).T * model.config.attention.factor
-        attends = scores - (scores.exp() @ share).log()[:, None]
+        attends = scores - (scores + share.log()).logsumexp(1, keepdim=True)
         writes = read @ attn.W_V[head] @ attn.W_O[head]
         raises = (writes - writes.mean(1, keepdim=True)) @ model.W_U
-        raises = raises - raises.mean(1, keepdim=True) - (share @ (raises - raises.mean(1, keepdim=True)))
+        raises = raises - raises.mean(1, keepdim=True)
+        raises = raises - share @ raises  # more than the text's tokens do on the whole
         attends[~often], raises[:, ~often] = -torch.inf, -torch.inf
         attends.fill_diagonal_(-torch.inf)  # what a token says after itself is a bigram
         found.append(_strongest(head, attends.T, raises, often, n))
@@ -115,9 +118,10 @@ def skip_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> SkipT
 
 
 def lift(counts: Int[Tensor, "triple 4"]) -> Float[Tensor, " triple"]:
-    """How many times likelier, half an occurrence being added to each count."""
+    """How many times likelier, half an occurrence being added to each count; NaN where d stands on one side only."""
     n, k, n_without, k_without = counts.double().unbind(1)
-    return ((k + 0.5) / (n + 1)) / ((k_without + 0.5) / (n_without + 1))
+    found = ((k + 0.5) / (n + 1)) / ((k_without + 0.5) / (n_without + 1))
+    return found.where((n > 0) & (n_without > 0), torch.nan)
 
 
 def _strongest(
