@@ -20,6 +20,7 @@ from pellucid import (
     MLPConfig,
     RMSNorm,
     Rotary,
+    Shortformer,
 )
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -120,7 +121,7 @@ def configs(draw: st.DrawFn) -> Config:
         attention=attention,
         mlp=draw(st.none() | some_mlp),
         norm=draw(norms),
-        positions=draw(st.sampled_from([Learned(), Rotary(), Rotary(dim=2, base=500.0), None])),
+        positions=draw(st.sampled_from([Learned(), Rotary(), Rotary(dim=2, base=500.0), Shortformer(), None])),
         tied=draw(st.booleans()),
         unembed_bias=draw(st.booleans()),
         residual=draw(st.booleans()),

@@ -28,8 +28,7 @@ def literal(model, tokens, *, edit=None, mask=None, causal=True):
     if causal:
         visible = visible & torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool()
     x = steps.point("hook_embed", model.W_E[tokens])
-    if steps.positions == "Learned":
-        x = x + steps.point("hook_pos_embed", model.W_pos[positions])
+    x = x + steps.placed("hook_pos_embed", model, positions)
     for layer, block in enumerate(model.blocks):
         x = steps.block(f"blocks.{layer}", block, x, positions, visible)
     x = steps.normalised("ln_final", model.ln_final, x)
@@ -53,6 +52,17 @@ class Steps:
     def point(self, name, x):
         self.seen[name] = self.edit[name](x) if name in self.edit else x
         return self.seen[name]
+
+    def placed(self, name, model, positions, part="pos_embed"):
+        """What positions add to the stream; those of a shortformer are kept for what queries and keys read."""
+        self.added = 0
+        if self.positions not in ("Learned", "Shortformer"):
+            return 0
+        vectors = self.point(name, getattr(model, part).W_pos[positions])
+        if self.positions == "Learned":
+            return vectors
+        self.added = vectors[:, :, None]
+        return 0
 
     def normalised(self, place, norm, x):
         if self.config.norm is None:
@@ -87,7 +97,8 @@ class Steps:
             inputs = [for_each(n, read) for n in (heads, kv_heads, kv_heads)]
         else:
             inputs = [self.normalised(f"{at}.ln1", block.ln1, copy) for copy in inputs]
-        q, k, v = self.projected(f"{at}.attn", block.attn, inputs)
+        reads = [inputs[0] + self.added, inputs[1] + self.added, inputs[2]]
+        q, k, v = self.projected(f"{at}.attn", block.attn, reads)
         if self.positions == "Rotary":
             q = self.point(f"{at}.attn.hook_rot_q", self.rotated(q, positions))
             k = self.point(f"{at}.attn.hook_rot_k", self.rotated(k, positions))

@@ -14,8 +14,7 @@ def literal_encoder_decoder(model, source, tokens, *, edit=None, source_mask=Non
     steps = Steps(model.config, edit)
     positions, source_visible = standing(source, source_mask)
     x = steps.point("hook_embed", model.embed.W_E[source])
-    if steps.positions == "Learned":
-        x = x + steps.point("hook_pos_embed", model.pos_embed.W_pos[positions])
+    x = x + steps.placed("hook_pos_embed", model, positions)
     for layer, block in enumerate(model.encoder):
         x = steps.block(f"encoder.{layer}", block, x, positions, source_visible)
     read = steps.normalised("encoder_final_ln", model.encoder_final_ln, x)
@@ -23,8 +22,7 @@ def literal_encoder_decoder(model, source, tokens, *, edit=None, source_mask=Non
     positions, visible = standing(tokens, mask)
     visible = visible & torch.ones(tokens.shape[1], tokens.shape[1]).tril().bool()
     x = steps.point("hook_decoder_embed", model.embed.W_E[tokens])
-    if steps.positions == "Learned":
-        x = x + steps.point("hook_decoder_pos_embed", model.decoder_pos_embed.W_pos[positions])
+    x = x + steps.placed("hook_decoder_pos_embed", model, positions, "decoder_pos_embed")
     for layer, block in enumerate(model.decoder):
         at = f"decoder.{layer}"
         x = steps.point(f"{at}.hook_resid_pre", x)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid import HookedTransformer, LayerNorm, Learned, Rotary
+from pellucid import HookedTransformer, LayerNorm, Learned, Rotary, Shortformer
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -24,8 +24,9 @@ def plain_forward(model: HookedTransformer, tokens: Tensor) -> Tensor:
     if isinstance(config.positions, Learned):
         x = x + model.pos_embed.W_pos[: tokens.shape[1]]
     turn = rotary_table(model, tokens.shape[1]) if isinstance(config.positions, Rotary) else None
+    added = model.pos_embed.W_pos[: tokens.shape[1]] if isinstance(config.positions, Shortformer) else None
     for block in model.blocks:
-        out = attention(model, block.attn, norm(model, block.ln1, x), turn)
+        out = attention(model, block.attn, norm(model, block.ln1, x), turn, added)
         x = x + out if config.residual else out
         if block.mlp is not None:
             out = mlp(model, block.mlp, norm(model, block.ln2, x))
@@ -41,11 +42,12 @@ def norm(model, part, x):
     return F.rms_norm(x, x.shape[-1:], part.w, part.eps)
 
 
-def attention(model, attn, x, turn):
+def attention(model, attn, x, turn, added=None):
     config = model.config.attention
+    asked = x if added is None else x + added
     q, k, v = (
-        F.linear(x, W.transpose(1, 2).flatten(0, 1), None if b is None else b.flatten()).unflatten(-1, (len(W), -1))
-        for W, b in ((attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V))
+        F.linear(read, W.transpose(1, 2).flatten(0, 1), None if b is None else b.flatten()).unflatten(-1, (len(W), -1))
+        for read, W, b in ((asked, attn.W_Q, attn.b_Q), (asked, attn.W_K, attn.b_K), (x, attn.W_V, attn.b_V))
     )
     if turn is not None:
         q, k = turned(q, *turn), turned(k, *turn)

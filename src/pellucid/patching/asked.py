@@ -1,6 +1,6 @@
 """From the arguments of a sweep to an experiment: everything that can be wrong is told here, before any work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -14,6 +14,7 @@ from pellucid.base.memory import free_memory
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Edit
 from pellucid.hooks.site import Site
+from pellucid.model.positional import Shortformer
 from pellucid.patching.budget import MOST_ROWS, SHARE, Budget, as_bytes
 from pellucid.patching.experiment import Experiment
 from pellucid.patching.grid import Question, Scene
@@ -59,7 +60,7 @@ class Asked:
         _check_tokens(model, pairs)
         metric = default_metric(pairs) if self.metric is None else self.metric
         _check_metric(metric, pairs)
-        unpatched, other = self._sides(pairs)
+        unpatched, other = self._sides(model, pairs)
         question = self._question(model, pairs, metric)
         scene = _scene(model, pairs, metric, self._first(pairs) if self.by is None else [0] * len(pairs))
         edited = None if self.by is None else Edited(model, self.by, self._edited_sites(question))
@@ -126,30 +127,35 @@ class Asked:
             groups=groups,
             causal=self.by is None,
             freeze=freeze,
-            plainly=_why_plainly(model, metric, freeze),
+            plainly=_why_plainly(model, metric, freeze, {*sites, *_grouped(groups)}),
         )
 
     def _edited_sites(self, question: Question) -> list[str]:
         if not question.groups:
             return list(question.sites)
-        return list(dict.fromkeys(site_name(site.name) for sites in question.groups.values() for site in sites))
+        return _grouped(question.groups)
 
-    def _sides(self, pairs: Pairs) -> tuple[Side, Side]:
+    def _sides(self, model: HookedTransformer, pairs: Pairs) -> tuple[Side, Side]:
         """The run that is patched, and the other one."""
         clean, corrupted = Side(pairs.clean), Side(pairs.corrupted)
         if self.corrupt is not None:
-            corrupted = Side(pairs.clean, self._corrupting(), self._reached(pairs), pairs.lengths)
+            corrupted = Side(pairs.clean, self._corrupting(model), self._reached(pairs), pairs.lengths)
         if self.by is not None or self.direction == "noise":
             return clean, corrupted
         return corrupted, clean
 
-    def _corrupting(self) -> Edit:
+    def _corrupting(self, model: HookedTransformer) -> Edit:
         """The edit that makes the corrupted run, its positions apart."""
         site = None if self.corrupt is None else self.corrupt.site
         if self.corrupt is None or site is None or site_name(site.name) not in ("embed", "pos_embed"):
             raise ArgumentError(
                 f"corrupt must be an edit of embed or pos_embed, below all that is patched, got {self.corrupt!r}; "
                 "such as Noise('embed', pos='subject', std=0.1)"
+            )
+        if site_name(site.name) == "pos_embed" and isinstance(model.config.positions, Shortformer):
+            raise ArgumentError(
+                "corrupt must be an edit of embed in this model, where positions reach every layer's queries and keys, "
+                f"got {self.corrupt!r}; no layer lies above that"
             )
         return self.corrupt.at(replace(site, pos=None))
 
@@ -179,6 +185,11 @@ class Asked:
             limit = 2**32 if free is None else int(SHARE * free)
         most = MOST_ROWS_ON_CUDA if model.device.type == "cuda" else MOST_ROWS
         return Budget(model.config, model.embed.W_E.element_size(), limit, most)
+
+
+def _grouped(groups: Mapping[str, Sequence[Site]]) -> list[str]:
+    """The names of the sites that groups are of."""
+    return list(dict.fromkeys(site_name(site.name) for sites in groups.values() for site in sites))
 
 
 def _check_tokens(model: HookedTransformer, pairs: Pairs) -> None:
@@ -308,7 +319,7 @@ def _freeze(freeze: str | Sequence[str], model: HookedTransformer) -> tuple[str,
     return found
 
 
-def _why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str]) -> str | None:
+def _why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str], sites: Collection[str]) -> str | None:
     if not isinstance(metric, RowMetric):
         return "the metric is a function of all logits"
     if freeze:
@@ -317,6 +328,8 @@ def _why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str]
         return "the model has standing hooks, which must meet whole prompts"
     if not model.in_pieces:
         return "a foreign module stands in the model"
+    if "pos_embed" in sites and isinstance(model.config.positions, Shortformer):
+        return "positions reach queries and keys in every layer"
     return None if model.config.n_layers else "the model has no layers"
 
 

@@ -162,8 +162,8 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     if isinstance(model, Mapping):
         own = {field.name for field in fields(Start)} - {"config"}
         config = {name: value for name, value in model.items() if name not in own}
-        if config:
-            config.setdefault("d_vocab", _d_vocab(model.get("tokenizer"), given.get("data")))
+        if config and "d_vocab" not in config:
+            config |= _d_vocab(model.get("tokenizer"), given.get("data"))
         rest: dict[str, Any] = {name: value for name, value in model.items() if name in own}
         if config:
             rest["config"] = config
@@ -175,19 +175,14 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     return typed(Recipe, given, "recipe")
 
 
-def _d_vocab(tokenizer: Any, data: Any) -> int:
-    """Tokens of a model whose recipe does not tell: as many as its tokenizer or its data has.
-
-    Raises:
-        ConfigError: Neither tells.
-    """
-    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("size"), int):
-        return tokenizer["size"]
-    if isinstance(tokenizer, str) and tokenizer != INTEGERS:
-        return 1 + max(named_tokenizer(tokenizer).get_vocab().values())
-    if isinstance(data, Mapping) and isinstance(data.get("d_vocab"), int):
-        return data["d_vocab"]
-    raise ConfigError("model.d_vocab must be given where neither model.tokenizer nor data.d_vocab tells it, got none")
+def _d_vocab(tokenizer: Any, data: Any) -> dict[str, Any]:
+    """Tokens of a model whose recipe does not tell: as many as its tokenizer or its data has."""
+    if isinstance(tokenizer, str) and tokenizer not in (INTEGERS, NONE):
+        return {"d_vocab": 1 + max(named_tokenizer(tokenizer).get_vocab().values())}
+    for told, name in ((tokenizer, "size"), (data, "d_vocab")):
+        if isinstance(told, Mapping) and name in told:
+            return {"d_vocab": told[name]}
+    return {}
 
 
 def bundled_recipes() -> list[str]:

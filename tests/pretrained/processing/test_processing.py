@@ -14,7 +14,7 @@ from pellucid.model.decoder import Decoder
 from pellucid.model.embed import TiedUnembed
 from pellucid.model.mlp import MLPConfig
 from pellucid.model.norms import LayerNorm, RMSNorm
-from pellucid.model.positional import Learned, Rotary
+from pellucid.model.positional import Learned, Rotary, Shortformer
 from pellucid.pretrained.processing import STEPS, Processing, process
 from pellucid.pretrained.processing.center_unembed import center_unembed
 from pellucid.pretrained.processing.center_writing_weights import center_writing_weights
@@ -47,7 +47,7 @@ def configs(draw):
         norm=draw(
             st.sampled_from([LayerNorm(), LayerNorm(affine=False), RMSNorm(eps=1e-3), RMSNorm(affine=False), None])
         ),
-        positions=draw(st.sampled_from([Learned(), Rotary(), None])),
+        positions=draw(st.sampled_from([Learned(), Rotary(), Shortformer(), None])),
         d_vocab_out=None if tied else draw(st.sampled_from([None, 7])),
         tied=tied,
         unembed_bias=draw(st.booleans()),
