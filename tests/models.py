@@ -53,7 +53,9 @@ CONFIGS = {
     "partly rotary": config_of(
         positions=Rotary(dim=4, base=100.0), unembed_bias=True, mlp=MLPConfig(d_mlp=14, act="gelu")
     ),
-    "attention only": config_of(mlp=None, attention=AttentionConfig(n_heads=4, d_head=6, n_kv_heads=1, scale=0.3)),
+    "attention only": config_of(
+        mlp=None, attention=AttentionConfig(n_heads=4, d_head=6, n_kv_heads=1, scale=0.3), positions=Shortformer()
+    ),
     "bare": config_of(norm=None, positions=None, residual=False, mlp=MLPConfig(d_mlp=14, act="relu")),
 }
 """Few that together have everything."""
