@@ -1,8 +1,11 @@
 """How cells are called."""
 
+from dataclasses import fields
+
 import pytest
 
-from pellucid.base.axes import AXES, cell_name
+from pellucid.base.axes import AXES, SETTINGS, cell_name, in_order, is_axis
+from pellucid.train import Recipe
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,19 @@ def test_naming_leaves_the_labels_alone():
 
 def test_no_axis_is_there_twice():
     assert len(set(AXES)) == len(AXES)
+
+
+def test_an_axis_may_bear_the_name_of_a_setting_or_of_a_place_within_one():
+    assert all(map(is_axis, ("layer", "seed", "data", "optimiser.lr", "model.attention.n_heads")))
+    assert not any(map(is_axis, ("heads", "optimizer.lr", "attention.n_heads", "seeds", "", "layer.head")))
+    assert not set(SETTINGS) & set(AXES)
+
+
+def test_settings_are_what_a_recipe_consists_of():
+    assert sorted(SETTINGS) == sorted(field.name for field in fields(Recipe))
+
+
+def test_settings_stand_after_the_axes_of_a_model_in_the_order_in_which_they_come():
+    assert in_order(["seed", "head", "optimiser.lr", "layer", "nonsense"]) == ["layer", "head", "seed", "optimiser.lr"]
+    labels = {"optimiser.lr": "0.003", "head": 1, "model.tokenizer": "BPE size=512", "layer": 5, "seed": 2}
+    assert cell_name(labels) == "5.1 optimiser.lr 0.003 model.tokenizer BPE size=512 seed 2"

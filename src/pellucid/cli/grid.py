@@ -50,10 +50,12 @@ def many(
         )
     if as_json:
         print_json(summary(found))
-        return
-    _print(found)
-    typer.echo(f"Written to {out}: {TABLE}, results.nc, and a folder for each run")
-    typer.echo(f"Report: {out / 'report.html'}")
+    else:
+        _print(found)
+        typer.echo(f"Written to {out}: {TABLE}, results.nc, and a folder for each run")
+        typer.echo(f"Report: {out / 'report.html'}")
+    if len(found.failed) == len(found.runs):
+        raise typer.Exit(1)
 
 
 def summary(found: "GridResult") -> dict[str, Any]:

@@ -81,9 +81,10 @@ class Processes:
                 advance(1)
 
         left = [place for place in range(len(jobs)) if place not in results]
-        n = min(self.n or _cores(), max(1, len(jobs)))  # of all: what is gone on with has as many threads as before
+        n = min(self.n or _cores(), max(1, len(jobs)))
+        threads = self.threads or max(1, _cores() // n)  # also where fewer are left, or one alone: the last bits differ
         while left:
-            broken = self._gather(function, {place: jobs[place] for place in left}, n, keep)
+            broken = self._gather(function, {place: jobs[place] for place in left}, n, threads, keep)
             left = [place for place in left if place not in results]
             if broken and self.lost is None:
                 raise ArgumentError(
@@ -92,7 +93,7 @@ class Processes:
                 )
             # One of those that ran killed its process. Each once more, with no other beside it: then it shows which.
             for place in broken:
-                if self._gather(function, {place: jobs[place]}, 1, keep) and self.lost is not None:
+                if self._gather(function, {place: jobs[place]}, 1, threads, keep) and self.lost is not None:
                     keep(place, settled(self.lost(jobs[place], KILLED)))
                 left.remove(place)
         return [results[place] for place in range(len(jobs))]
@@ -102,10 +103,10 @@ class Processes:
         function: Callable[[Any], Mapping[str, Tensor]],
         jobs: Mapping[int, Any],
         n: int,
+        threads: int,
         keep: Callable[[int, dict[str, Tensor]], None],
     ) -> list[int]:
         """Takes what ends, as it ends; gives back those that may have killed their process."""
-        threads = self.threads or max(1, _cores() // n)
         context = multiprocessing.get_context("spawn")
         waiting, left, broken = dict[Future[dict[str, Tensor]], int](), list(jobs), list[int]()
         with ProcessPoolExecutor(

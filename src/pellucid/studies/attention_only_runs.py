@@ -6,7 +6,7 @@ itself is not kept, so that a run may happen in another process.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,16 +76,15 @@ def mapped(model: HookedTransformer, text: str, *, layers: int | None = None) ->
         warnings.simplefilter("ignore", MisreadWarning)  # a model that was trained without BOS has none
         tokens = model.to_tokens(text)
     shown = maps(model, tokens, layers=layers)
-    assert model.tokenizer is not None
     names = {
-        "map.tokens": model.tokenizer.strings(tokens[0].tolist()),
-        "map.words": model.tokenizer.strings(shown.top.flatten().tolist()),
+        "map.tokens": model.to_str_tokens(tokens[0]),
+        "map.words": model.to_str_tokens(shown.top.flatten()),
     }
     found = {f"map.{name}": getattr(shown, name) for name in shown._fields}
     return found | {name: words(strings) for name, strings in names.items()}
 
 
-def words(strings: list[str]) -> Tensor:
+def words(strings: Sequence[object]) -> Tensor:
     """Strings as a tensor, which a journal takes."""
     return torch.frombuffer(bytearray(json.dumps(strings).encode()), dtype=torch.uint8)
 

@@ -3,13 +3,17 @@
 In: documents and a size. Out: an ordinary `Tokenizer`. The learning is that of the `tokenizers` library.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pellucid.base.errors import ArgumentError, ConfigError
 from pellucid.text.policy import TextPolicy
 from pellucid.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 BYTES = 256
 """Byte-level pairs begin with as many tokens, so that no text is unknown to them."""
@@ -47,16 +51,13 @@ class LearnedVocabulary:
         Raises:
             ArgumentError: There is nothing to learn from.
         """
-        inner, trainer, bos = self._byte_pairs() if self.kind == "BPE" else self._word_pieces()
-        inner.train_from_iterator(documents, trainer, length=None)
-        if inner.get_vocab_size() <= (BYTES + 1 if self.kind == "BPE" else 2):
-            raise ArgumentError("a vocabulary must be learned from some text, got none that has a pair in it twice")
+        inner, bos = self._byte_pairs(documents) if self.kind == "BPE" else self._word_pieces(documents)
         unk = inner.token_to_id("[UNK]")
         special = [] if unk is None else [unk]
         policy = TextPolicy.of(bos_id=inner.token_to_id(bos), unk_id=unk, special_ids=special)
         return Tokenizer(inner, policy, name_or_path=f"{self.kind} of {inner.get_vocab_size()} tokens")
 
-    def _byte_pairs(self) -> tuple[Any, Any, str]:
+    def _byte_pairs(self, documents: Iterable[str]) -> "tuple[tokenizers.Tokenizer, str]":
         from tokenizers import Tokenizer as Inner
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -67,17 +68,37 @@ class LearnedVocabulary:
         trainer = trainers.BpeTrainer(
             vocab_size=self.size, special_tokens=["<bos>"], initial_alphabet=alphabet, show_progress=False
         )
-        return inner, trainer, "<bos>"
+        inner.train_from_iterator(documents, trainer)
+        _check_learned(inner.get_vocab_size() > BYTES + 1)
+        return inner, "<bos>"
 
-    def _word_pieces(self) -> tuple[Any, Any, str]:
+    def _word_pieces(self, documents: Iterable[str]) -> "tuple[tokenizers.Tokenizer, str]":
+        """The text is held in memory: the library numbers pieces as they come, unless all characters are told."""
         from tokenizers import Tokenizer as Inner
         from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-        inner = Inner(models.WordPiece(unk_token="[UNK]"))
+        texts = [unicodedata.normalize("NFC", text) for text in documents]
+        characters = sorted({c for text in texts for c in text if not c.isspace()})
+        names = ["[CLS]", "[UNK]"]
+        told = [*names, *characters, *(f"##{c}" for c in characters)]
+        learning = Inner(models.WordPiece(unk_token="[UNK]"))
+        learning.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        learning.train_from_iterator(
+            texts, trainers.WordPieceTrainer(vocab_size=self.size, special_tokens=told, show_progress=False)
+        )
+        vocab = sorted(learning.get_vocab().items(), key=lambda one: one[1])[: self.size]
+        _check_learned(len(vocab) > len(told))
+        inner = Inner(models.WordPiece(dict(vocab), unk_token="[UNK]"))
         inner.normalizer = normalizers.NFC()
         inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         inner.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=self.size, special_tokens=["[CLS]", "[UNK]"], show_progress=False
+        inner.add_special_tokens(names)
+        return inner, "[CLS]"
+
+
+def _check_learned(something: bool) -> None:
+    if not something:
+        raise ArgumentError(
+            "a vocabulary must be learned from text with pairs of characters that occur twice, and have room for them, "
+            "got neither; give more text, or a larger size"
         )
-        return inner, trainer, "[CLS]"

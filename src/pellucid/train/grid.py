@@ -14,17 +14,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pellucid.base.errors import ConfigError
+from pellucid.base.errors import ConfigError, PellucidError
 from pellucid.base.typed import typed
 from pellucid.train.recipe import Recipe, read_values, recipe_of
 
 GRID = "grid"
 """The section of a file that says how its combinations are run."""
-MOST = 10_000
-"""Runs of a grid."""
+MOST, CELLS = 10_000, 1_000_000
+"""Runs of a grid; combinations that they may be a sample of, each a cell of the results."""
 
 Label = int | str
 """A value of a setting, as results name it."""
+Steps = tuple[str, ...]
+"""The names of the sections that lead to a key, and its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +117,16 @@ def grid_of(values: Mapping[str, Any]) -> Grid:
     """
     rest = {key: value for key, value in values.items() if key != GRID}
     sampling = typed(Sampling, values.get(GRID, {}), GRID)
-    varied = _varied(rest)
+    found = _varied(rest)
+    varied = {".".join(path): options for path, options in found.items()}
     for key, options in varied.items():
         if not options:
             raise ConfigError(f"{key} must have a value, got an empty list; give one or several")
     n = math.prod(map(len, varied.values()))
-    if (n if sampling.sample is None else min(n, sampling.sample)) > MOST or n > MOST**2:
+    if min(n, sampling.sample or n) > MOST:
         raise ConfigError(f"a grid must have at most {MOST} runs, got {n} combinations; set grid.sample, or vary less")
+    if n > CELLS:
+        raise ConfigError(f"a grid must have at most {CELLS} combinations, got {n}; vary less")
     labels = {key: _labels(key, options) for key, options in varied.items()}
     chosen = range(n)
     if sampling.sample is not None and sampling.sample < n:
@@ -129,7 +134,7 @@ def grid_of(values: Mapping[str, Any]) -> Grid:
     members = []
     for number in chosen:
         places = _places(number, [len(options) for options in varied.values()])
-        settings = {key: options[place] for (key, options), place in zip(varied.items(), places, strict=True)}
+        settings = {path: options[place] for (path, options), place in zip(found.items(), places, strict=True)}
         called = {key: labels[key][place] for key, place in zip(varied, places, strict=True)}
         members.append(_member(f"{number:0{len(str(n - 1))}d}", called, rest, settings))
     if all(member.recipe is None for member in members):
@@ -139,28 +144,30 @@ def grid_of(values: Mapping[str, Any]) -> Grid:
     return Grid(values=values, varied=labels, members=tuple(members), sampling=sampling)
 
 
-def _member(name: str, labels: Mapping[str, Label], values: Mapping[str, Any], settings: Mapping[str, Any]) -> Member:
+def _member(name: str, labels: Mapping[str, Label], values: Mapping[str, Any], settings: Mapping[Steps, Any]) -> Member:
     own = deepcopy(dict(values))
-    for key, value in settings.items():
-        *outer, last = key.split(".")
+    for (*outer, last), value in settings.items():
         part = own
         for step in outer:
             part = part[step]
         part[last] = deepcopy(value)
     try:
         return Member(name=name, labels=labels, recipe=recipe_of(own))
-    except ConfigError as error:
+    except PellucidError as error:
         return Member(name=name, labels=labels, recipe=None, reason=str(error))
 
 
-def _varied(values: Mapping[str, Any], within: str = "") -> dict[str, list[Any]]:
-    """The keys that hold several values, by their dotted names."""
-    found: dict[str, list[Any]] = {}
-    for key, value in values.items():
+def _varied(values: Mapping[str, Any], within: Steps = ()) -> dict[Steps, list[Any]]:
+    """The keys that hold several values, each as the way there: names may have dots.
+
+    Those of inner tables stand last, as `toml` writes them, so that a file that was written names the same runs.
+    """
+    found: dict[Steps, list[Any]] = {}
+    for key, value in sorted(values.items(), key=lambda one: isinstance(one[1], Mapping)):
         if isinstance(value, Mapping):
-            found |= _varied(value, f"{within}{key}.") if within or key != GRID else {}
+            found |= _varied(value, (*within, key)) if within or key != GRID else {}
         elif isinstance(value, list) and (key not in _lists() or any(isinstance(part, list) for part in value)):
-            found[f"{within}{key}"] = value
+            found[*within, key] = value
     return found
 
 

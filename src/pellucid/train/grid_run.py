@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.base.errors import ConfigError, OutputError, PellucidError
-from pellucid.base.files import written_aside
+from pellucid.base.files import clear_abandoned, written_aside
 from pellucid.base.record import Record
 from pellucid.base.tensors import get_device
 from pellucid.distributed.executor import Executor
@@ -27,6 +27,7 @@ from pellucid.distributed.journal import Journal
 from pellucid.distributed.local import Local
 from pellucid.distributed.processes import Processes
 from pellucid.measurement import Measurement
+from pellucid.train.folder import OURS as OF_A_RUN
 from pellucid.train.folder import RECIPE
 from pellucid.train.grid import Grid, Member, grid_of, read_grid
 from pellucid.train.recipe import recipe_of, toml
@@ -154,7 +155,7 @@ def _opened(folder: Path, grid: Grid, *, resume: bool, overwrite: bool) -> Journ
         raise OutputError("one of --resume and --overwrite must be chosen, got both (resume, overwrite)")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
-    held = [name for name in (*OURS, RECIPE) if (folder / name).exists()]
+    held = [name for name in (*OURS, *OF_A_RUN) if (folder / name).exists()]
     if held and not resume and not overwrite:
         raise OutputError(
             f"{folder} must not hold results already, it has {held[0]}; add --resume (resume=True) to go on with the "
@@ -163,12 +164,15 @@ def _opened(folder: Path, grid: Grid, *, resume: bool, overwrite: bool) -> Journ
     if resume and GRID_FILE not in held:
         raise OutputError(f"{folder} must hold a grid to go on with, it has no {GRID_FILE}; leave --resume out")
     if overwrite:
-        for name in OURS:
+        for name in (*OURS, *OF_A_RUN):
             path = folder / name
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+    for name in OURS:
+        clear_abandoned(folder, name)
+    clear_abandoned(folder / JOURNAL)
     journal = Journal.open(folder / JOURNAL, identity={"grid": dict(grid.values)})
     if not resume:
         with written_aside(folder / GRID_FILE) as aside:
@@ -179,11 +183,13 @@ def _opened(folder: Path, grid: Grid, *, resume: bool, overwrite: bool) -> Journ
 def _trained(job: Mapping[str, Any], *, folder: str | None, device: str) -> dict[str, Tensor]:
     """One run: its numbers, or why it failed."""
     recipe, out = recipe_of(job["recipe"]), None if folder is None else Path(folder) / job["run"]
+    begun = out is not None and (out / RECIPE).exists()
     try:
         run = train(
             recipe,
             out=out,
-            resume=out is not None and (out / RECIPE).exists(),
+            resume=begun,
+            overwrite=not begun,  # of a run that was killed before it had its recipe
             device=device,
             shown=False,
             report=False,
@@ -199,9 +205,10 @@ def _trained(job: Mapping[str, Any], *, folder: str | None, device: str) -> dict
 def _reason(error: Exception) -> str:
     if isinstance(error, PellucidError):
         return str(error)
-    if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
-        return f"it needs more memory than there is: {str(error).splitlines()[0] if str(error) else 'out of memory'}"
-    return f"{type(error).__name__}: {error}"
+    told = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "allocate" in told or "out of memory" in told:
+        return f"it needs more memory than there is: {told or 'out of memory'}"
+    return f"{type(error).__name__}: {told}"
 
 
 def lost(job: Any, reason: str) -> dict[str, Tensor]:

@@ -1,0 +1,307 @@
+"""Grids: combinations of settings become runs, and runs one Measurement, a table and a page."""
+
+import csv
+import itertools
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pellucid import Measurement
+from pellucid.base.errors import ConfigError, OutputError
+from pellucid.base.record import Record
+from pellucid.distributed.local import Local
+from pellucid.distributed.processes import Processes
+from pellucid.train import train
+from pellucid.train.effects import effects
+from pellucid.train.grid import Grid, Member, Sampling, grid_of, read_grid
+from pellucid.train.grid_page import grid_page
+from pellucid.train.grid_run import GridResult, Ran, lost, train_grid
+from pellucid.train.recipe import toml
+from pellucid.train.summary import figures
+from tests.train.recipes import TINY
+
+FEW = {**TINY, "steps": 6, "checkpoints": {"every": 3, "log_spaced": False}, "probes": {**TINY["probes"], "every": 3}}
+
+
+def with_(**changes):
+    """The table of a tiny recipe, with some keys changed: ``with_(**{"optimiser.lr": [1, 2]})``."""
+    values = {key: dict(part) if isinstance(part, dict) else part for key, part in FEW.items()}
+    values["model"]["attention"] = dict(FEW["model"]["attention"])
+    for key, value in changes.items():
+        *outer, last = key.split(".")
+        part = values
+        for name in outer:
+            part = part[name]
+        part[last] = value
+    return values
+
+
+# Which runs
+
+
+def test_all_combinations_are_run_the_last_key_varying_fastest():
+    grid = grid_of(with_(**{"optimiser.lr": [1e-3, 1e-2], "model.n_layers": [1, 2], "seed": [0, 5, 7]}))
+    assert dict(grid.varied) == {"model.n_layers": (1, 2), "optimiser.lr": ("0.001", "0.01"), "seed": (0, 5, 7)}
+    expected = list(itertools.product((1, 2), (1e-3, 1e-2), (0, 5, 7)))
+    found = [(m.recipe.model.config.n_layers, m.recipe.optimiser.lr, m.recipe.seed) for m in grid.members]
+    assert found == expected
+    assert [m.name for m in grid.members] == [f"{i:02d}" for i in range(12)]
+    assert grid.members[4].labels == {"model.n_layers": 1, "optimiser.lr": "0.01", "seed": 5}
+
+
+def test_a_key_whose_values_are_lists_varies_where_it_holds_a_list_of_lists(tmp_path):
+    path = tmp_path / "one.toml"
+    path.write_text(toml(with_(**{"optimiser.betas": [0.9, 0.95], "log": [], "model.frozen": ["embed"]})))
+    assert read_grid(path) is None
+    grid = grid_of(with_(**{"optimiser.betas": [[0.9, 0.95], [0.8, 0.9]], "model.frozen": [[], ["embed"]]}))
+    assert grid.varied == {"model.frozen": ("none", "embed"), "optimiser.betas": ("0.9+0.95", "0.8+0.9")}
+    assert grid.members[-1].recipe.optimiser.betas == (0.8, 0.9)
+
+
+def test_a_section_may_be_one_of_several():
+    attentions = [{"n_heads": 1, "d_head": 16}, {"n_heads": 4, "d_head": 4}]
+    grid = grid_of(with_(**{"model.attention": attentions, "optimiser.clip": ["none", 1.0]}))
+    assert grid.varied["model.attention"] == ("n_heads=1 d_head=16", "n_heads=4 d_head=4")
+    assert grid.varied["optimiser.clip"] == ("none", "1.0") and grid.members[0].recipe.optimiser.clip is None
+    assert grid.members[2].recipe.model.config.attention.n_heads == 4
+
+
+def test_a_sample_is_of_the_whole_and_the_same_for_the_same_seed():
+    values = with_(**{"seed": list(range(10)), "steps": list(range(5, 15))})
+    whole = {m.name: m.labels for m in grid_of(values).members}
+    sampled = [grid_of({**values, "grid": {"sample": 12, "seed": seed}}) for seed in (0, 0, 1)]
+    names = [[m.name for m in grid.members] for grid in sampled]
+    assert names[0] == names[1] != names[2] and len(set(names[0])) == 12 and names[0] == sorted(names[0])
+    assert all(whole[m.name] == m.labels for m in sampled[2].members)
+    assert len(grid_of({**values, "grid": {"sample": 1000}}).members) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": []}, "seed must have a value, got an empty list"),
+        ({"seed": [1, 2, 1]}, "the values of seed must differ, got 1 twice"),
+        ({"seed": list(range(200)), "steps": list(range(5, 205))}, "at most 10000 runs, got 40000 combinations"),
+        (
+            {"optimiser.lr": [0, -1]},
+            "a combination that can be run, but in the first of 2: .*lr must be above 0, got 0",
+        ),
+        ({"grid": {"sample": 0}}, "sample must be 1 or more, got 0"),
+        ({"grid": {"smaple": 3}, "seed": [1, 2]}, "grid has no field 'smaple'"),
+    ],
+)
+def test_what_cannot_be_is_one_error(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        grid_of(with_(**changes))
+
+
+def test_a_bad_key_in_one_combination_is_that_ones_alone():
+    data = [FEW["data"], {**FEW["data"], "shortets": 2}]
+    grid = grid_of(with_(data=data))
+    assert [m.recipe is None for m in grid.members] == [False, True]
+    assert "data has no field 'shortets'" in grid.members[1].reason
+
+
+def test_a_grid_goes_through_a_file(tmp_path):
+    data = [FEW["data"], {**FEW["data"], "noise": 0.25}]
+    values = with_(**{"data": data, "optimiser.lr": [1e-3, 1e-2], "log": [[], ["tensorboard"]]})
+    path = tmp_path / "grid.toml"
+    path.write_text(toml(values))
+    assert [m.recipe for m in read_grid(path).members] == [m.recipe for m in grid_of(values).members]
+    assert len(read_grid(path, ["seed=[1,2]"]).members) == 2 * len(grid_of(values).members)
+
+
+# What they say
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A grid of four runs in a folder."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    values = with_(**{"optimiser.lr": [1e-3, 1e-2], "seed": [0, 1]})
+    return train_grid(values, out=out, device="cpu", executor=Local())
+
+
+def test_the_measurement_lies_on_the_keys_that_vary(ran):
+    found = ran.results
+    assert found.dims == ("optimiser.lr", "seed") and found.shape == (2, 2) and found.name == "loss"
+    for lr, seed in itertools.product((1e-3, 1e-2), (0, 1)):
+        alone = figures(train(grid_of(with_(**{"optimiser.lr": [lr], "seed": [seed]})).members[0].recipe, device="cpu"))
+        cell = found.sel(**{"optimiser.lr": str(lr), "seed": seed})
+        assert cell.item() == alone["loss"]
+        for name in ("training_loss", "induction", "tokens", "parameters"):
+            assert cell.dataset[name].item() == alone[name], name
+    again = Measurement.load(ran.folder / "results.nc")
+    assert again.dims == found.dims and np.array_equal(again.values, found.values)
+    assert again.dataset["optimiser.lr"].values.tolist() == ["0.001", "0.01"]
+    assert again.top(1).label in [f"optimiser.lr {lr} seed {s}" for s in (0, 1) for lr in ("0.001", "0.01")]
+    assert again.record.settings["grid"]["optimiser"]["lr"] == [1e-3, 1e-2]
+
+
+def test_the_table_and_the_folders_say_the_same(ran):
+    with (ran.folder / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["0", "1", "2", "3"]
+    for row, run in zip(rows, ran.runs, strict=True):
+        assert float(row["loss"]) == run.figures["loss"] and row["reason"] == ""
+        assert row["optimiser.lr"] == run.member.labels["optimiser.lr"]
+        folder = ran.folder / "runs" / row["run"]
+        assert (folder / "model.safetensors").is_file() and not (folder / "report.html").exists()
+    html = (ran.folder / "report.html").read_text()
+    assert "Which setting matters how much?" in html and "Curves side by side" in html
+
+
+def test_a_grid_that_has_ended_is_read_again(ran, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("nothing is run again")
+
+    monkeypatch.setattr("pellucid.train.grid_run.train", never)
+    before = (ran.folder / "runs.csv").read_bytes()
+    again = train_grid(ran.grid, out=ran.folder, resume=True, device="cpu", executor=Local())
+    assert np.array_equal(again.results.values, ran.results.values)
+    assert (ran.folder / "runs.csv").read_bytes() == before
+    with pytest.raises(OutputError, match="must not hold results already, it has grid.toml; add --resume"):
+        train_grid(ran.grid, out=ran.folder, device="cpu")
+    with pytest.raises(OutputError, match="must be the journal of the same work"):
+        train_grid(with_(seed=[0, 1]), out=ran.folder, resume=True, device="cpu", executor=Local())
+    with pytest.raises(OutputError, match="one of --resume and --overwrite must be chosen"):
+        train_grid(ran.grid, out=ran.folder, resume=True, overwrite=True)
+    with pytest.raises(OutputError, match="must hold a grid to go on with"):
+        train_grid(ran.grid, out=ran.folder / "runs", resume=True)
+
+
+def made(varied, numbers):
+    """A result whose runs have these losses; None: it failed."""
+    members = [
+        Member(name=str(i), labels=dict(zip(varied, labels, strict=True)), recipe=None)
+        for i, labels in enumerate(itertools.product(*varied.values()))
+    ]
+    runs = tuple(
+        Ran(
+            member=member,
+            figures={} if number is None else {"loss": number},
+            losses=np.empty(0),
+            reason="it is so" if number is None else None,
+        )
+        for member, number in zip(members, numbers, strict=True)
+    )
+    grid = Grid(values={}, varied=varied, members=tuple(members), sampling=Sampling())
+    results = Measurement(0.0, (), unit="nats", record=Record())
+    return GridResult(grid=grid, results=results, figure="loss", runs=runs, folder=None)
+
+
+@given(st.lists(st.none() | st.floats(-5, 5), min_size=12, max_size=12))
+def test_an_effect_is_the_mean_of_pairs_that_differ_in_one_key(numbers):
+    varied = {"a": (1, 2), "seed": (0, 1, 2), "b": ("x", "y")}
+    result = made(varied, numbers)
+    known = {tuple(run.member.labels.values()): run.figures.get("loss") for run in result.runs}
+    found = {(one.key, one.value): one for one in effects(result)}
+    for key, value, first, place in (("a", 2, 1, 0), ("b", "y", "x", 2)):
+        by_seed = []
+        for seed in (0, 1, 2):
+            pairs = []
+            for labels, number in known.items():
+                other = list(labels)
+                other[place] = first
+                if labels[1] == seed and labels[place] == value and None not in (number, known[tuple(other)]):
+                    pairs.append(number - known[tuple(other)])
+            by_seed += [np.mean(pairs)] if pairs else []
+        if not by_seed:
+            assert (key, value) not in found
+            continue
+        one = found[key, value]
+        assert one.difference == pytest.approx(np.mean(by_seed)) and one.seeds == len(by_seed)
+        assert (one.low is None) == (len(by_seed) < 2)
+        assert one.low is None or one.low <= one.difference <= one.high
+    assert not any(key == "seed" for key, _ in found)
+
+
+def test_the_key_that_matters_most_stands_first_and_one_seed_has_no_interval():
+    found = effects(made({"a": (1, 2), "b": ("x", "y", "z")}, [0, 1, 5, 0.5, 1.5, 5.5]))
+    assert [(one.key, one.value) for one in found] == [("b", "y"), ("b", "z"), ("a", 2)]
+    assert [one.difference for one in found] == [1, 5, 0.5] and all(one.low is None for one in found)
+
+
+# What fails
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the bound on memory is Linux's")
+def test_fifty_runs_five_of_which_must_fail_end_with_forty_five_results_and_five_reasons(tmp_path):
+    good = {**FEW["data"], "length": 12, "longest": 5}
+    data = [{**good, "noise": round(0.01 * i, 2)} for i in range(45)]
+    models = [{**FEW["model"]}]
+    wide = {**FEW["model"], "d_model": 60_000, "attention": {"n_heads": 2, "d_head": 8_000}}  # 15 GB at once
+    values = with_(model=models[0], data=[*data, {**good, "shortets": 2}], steps=4, probes={"batch": 2, "held_out": 4})
+    values["schedule"] = {"warmup": 0}
+    values["checkpoints"] = {"every": 0, "log_spaced": False}
+    first = grid_of(values)
+    values["model"], values["data"] = [FEW["model"], wide], [data[0], data[1]]
+    second = grid_of(values)
+    values["model"], values["data"] = FEW["model"], data[0]
+    values["optimiser"] = [{"lr": 1e25, "clip": "none"}, {"lr": 1e26, "clip": "none"}]
+    third = grid_of(values)
+    members = [*first.members, *second.members[2:], *third.members]
+    labelled = [
+        Member(name=f"{i:02d}", labels={"data": i}, recipe=one.recipe, reason=one.reason)
+        for i, one in enumerate(members)
+    ]
+    assert len(labelled) == 50
+    grid = Grid(values={"all": 50}, varied={"data": tuple(range(50))}, members=tuple(labelled), sampling=Sampling())
+    executor = Processes(2, threads=1, max_memory=3 * 10**9, lost=lost)
+    result = train_grid(grid, out=tmp_path / "out", device="cpu", executor=executor)
+    assert np.isfinite(result.results.values).sum() == 45 and len(result.failed) == 5
+    reasons = [run.reason for run in result.failed]
+    assert "data has no field 'shortets'" in reasons[0]
+    assert all("memory" in reason for reason in reasons[1:3]), reasons
+    assert all("must be" in reason and "finite" in reason for reason in reasons[3:]), reasons
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50 and sum(row["reason"] != "" for row in rows) == 5
+    html = grid_page(result).html()
+    assert "What failed" in html and html.count("shortets") == 1 and html.count("more memory than there is") == 2
+    assert result.results.dataset["failed"].values.sum() == 5
+    assert not list((tmp_path / "out").glob(".*")), "nothing half-written is left"
+
+
+def ends(job):
+    if job["run"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"x": torch.tensor(1.0)}
+
+
+def test_a_run_whose_process_is_killed_is_told_and_those_beside_it_have_their_results():
+    jobs = [{"run": str(i)} for i in range(5)]
+    found = Processes(2, threads=1, lost=lost).map(ends, jobs)
+    assert ["x" in one for one in found] == [True, False, True, True, True]
+    assert b"its process was killed" in bytes(found[1]["failed"].tolist())
+
+
+# Bits per byte
+
+
+def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path):
+    values = {
+        **with_(steps=4),
+        "model": {**FEW["model"], "n_ctx": 32, "tokenizer": {"size": 300}},
+        "data": {"kind": "Text", "source": "made:60", "length": 32, "held_out": 0.2},
+    }
+    del values["model"]["d_vocab"]
+    values["probes"] = {"held_out": 10_000, "batch": 0}
+    values["model"]["tokenizer"] = [{"size": 300}, {"size": 400, "kind": "WordPiece"}]
+    result = train_grid(values, device="cpu", executor=Local())
+    assert result.figure == "bits_per_byte" and result.results.unit == "bits per byte"
+    for run in result.runs:
+        trained = train(run.member.recipe, device="cpu")
+        packed = trained.recipe.data.packed(trained.model.tokenizer)
+        per_token = packed.n_held_out_bytes / packed.n_held_out_tokens
+        assert run.figures["bits_per_byte"] == pytest.approx(run.figures["loss"] / np.log(2) / per_token)
+        assert len(trained.model.tokenizer) <= trained.model.config.d_vocab
+    html = grid_page(result).html()
+    assert "bits per byte (bits per byte)" in html and "loss (nats)" in html  # the axis of the curves alone
+    table = html[html.index("The runs") : html.index("The best first")]
+    assert "(nats)" not in table, "what different tokenizers call a token is not compared"
