@@ -46,12 +46,16 @@ def with_(**changes):
 
 def test_all_combinations_are_run_the_last_key_varying_fastest():
     grid = grid_of(with_(**{"optimiser.lr": [1e-3, 1e-2], "model.n_layers": [1, 2], "seed": [0, 5, 7]}))
-    assert dict(grid.varied) == {"model.n_layers": (1, 2), "optimiser.lr": ("0.001", "0.01"), "seed": (0, 5, 7)}
-    expected = list(itertools.product((1, 2), (1e-3, 1e-2), (0, 5, 7)))
-    found = [(m.recipe.model.config.n_layers, m.recipe.optimiser.lr, m.recipe.seed) for m in grid.members]
+    assert list(grid.varied.items()) == [
+        ("seed", (0, 5, 7)),
+        ("model.n_layers", (1, 2)),
+        ("optimiser.lr", ("0.001", "0.01")),
+    ]
+    expected = list(itertools.product((0, 5, 7), (1, 2), (1e-3, 1e-2)))
+    found = [(m.recipe.seed, m.recipe.model.config.n_layers, m.recipe.optimiser.lr) for m in grid.members]
     assert found == expected
     assert [m.name for m in grid.members] == [f"{i:02d}" for i in range(12)]
-    assert grid.members[4].labels == {"model.n_layers": 1, "optimiser.lr": "0.01", "seed": 5}
+    assert grid.members[5].labels == {"seed": 5, "model.n_layers": 1, "optimiser.lr": "0.01"}
 
 
 def test_a_key_whose_values_are_lists_varies_where_it_holds_a_list_of_lists(tmp_path):
@@ -129,7 +133,7 @@ def ran(tmp_path_factory):
 
 def test_the_measurement_lies_on_the_keys_that_vary(ran):
     found = ran.results
-    assert found.dims == ("optimiser.lr", "seed") and found.shape == (2, 2) and found.name == "loss"
+    assert found.dims == ("seed", "optimiser.lr") and found.shape == (2, 2) and found.name == "loss"
     for lr, seed in itertools.product((1e-3, 1e-2), (0, 1)):
         alone = figures(train(grid_of(with_(**{"optimiser.lr": [lr], "seed": [seed]})).members[0].recipe, device="cpu"))
         cell = found.sel(**{"optimiser.lr": str(lr), "seed": seed})
@@ -139,7 +143,7 @@ def test_the_measurement_lies_on_the_keys_that_vary(ran):
     again = Measurement.load(ran.folder / "results.nc")
     assert again.dims == found.dims and np.array_equal(again.values, found.values)
     assert again.dataset["optimiser.lr"].values.tolist() == ["0.001", "0.01"]
-    assert again.top(1).label in [f"optimiser.lr {lr} seed {s}" for s in (0, 1) for lr in ("0.001", "0.01")]
+    assert again.top(1).label in [f"seed {s} optimiser.lr {lr}" for s in (0, 1) for lr in ("0.001", "0.01")]
     assert again.record.settings["grid"]["optimiser"]["lr"] == [1e-3, 1e-2]
 
 
