@@ -123,7 +123,11 @@ def configs(draw: st.DrawFn) -> Config:
         attention=attention,
         mlp=draw(st.none() | some_mlp),
         norm=draw(norms),
-        positions=draw(st.sampled_from([Learned(), Rotary(), Rotary(dim=2, base=500.0), Shortformer(), None])),
+        positions=draw(
+            st.sampled_from(
+                [Learned(), Rotary(), Rotary(dim=2, base=500.0), Shortformer(), Shortformer(layers=1), None]
+            )
+        ),
         tied=draw(st.booleans()),
         unembed_bias=draw(st.booleans()),
         residual=draw(st.booleans()),

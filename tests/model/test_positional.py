@@ -90,7 +90,7 @@ def test_a_model_that_ran_without_gradients_first_can_be_trained_after(kind, fir
     assert model.blocks[0].attn.W_Q.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("positions", [Learned(), Rotary(), Rotary(dim=2), Shortformer()])
+@pytest.mark.parametrize("positions", [Learned(), Rotary(), Rotary(dim=2), Shortformer(), Shortformer(layers=1)])
 def test_explicit_positions_are_those_that_counting_gives(positions):
     model, tokens = model_of(config_of(positions=positions)), tokens_of()
     counted = torch.arange(7)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pellucid import Site, patching
+from pellucid import Shortformer, Site, patching
 from tests.models import CONFIGS, model_of
 from tests.patching.comparing import Asked, assert_equals_the_loop, double, prompts_of
 from tests.patching.questions import DIRECTIONS, OVER, drawn_questions, question_of
@@ -17,6 +17,7 @@ KINDS = {
     "gpt2, three layers": CONFIGS["gpt2"].change(n_layers=3),
     "llama, three layers": CONFIGS["llama"].change(n_layers=3),
     "llama, one layer": CONFIGS["llama"].change(n_layers=1),
+    "attention only, positions told in layer 0": CONFIGS["attention only"].change(positions=Shortformer(layers=1)),
     "partly rotary, one layer": CONFIGS["partly rotary"].change(n_layers=1),
 }
 MODELS = {kind: model_of(config, dtype=torch.float64) for kind, config in KINDS.items()}

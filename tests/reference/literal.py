@@ -97,7 +97,9 @@ class Steps:
             inputs = [for_each(n, read) for n in (heads, kv_heads, kv_heads)]
         else:
             inputs = [self.normalised(f"{at}.ln1", block.ln1, copy) for copy in inputs]
-        reads = [inputs[0] + self.added, inputs[1] + self.added, inputs[2]]
+        layers = getattr(self.config.positions, "layers", None)
+        added = self.added if layers is None or int(at.rsplit(".", 1)[1]) < layers else 0
+        reads = [inputs[0] + added, inputs[1] + added, inputs[2]]
         q, k, v = self.projected(f"{at}.attn", block.attn, reads)
         if self.positions == "Rotary":
             q = self.point(f"{at}.attn.hook_rot_q", self.rotated(q, positions))

@@ -25,8 +25,9 @@ def plain_forward(model: HookedTransformer, tokens: Tensor) -> Tensor:
         x = x + model.pos_embed.W_pos[: tokens.shape[1]]
     turn = rotary_table(model, tokens.shape[1]) if isinstance(config.positions, Rotary) else None
     added = model.pos_embed.W_pos[: tokens.shape[1]] if isinstance(config.positions, Shortformer) else None
-    for block in model.blocks:
-        out = attention(model, block.attn, norm(model, block.ln1, x), turn, added)
+    for layer, block in enumerate(model.blocks):
+        here = added if added is None or config.positions.layers is None or layer < config.positions.layers else None
+        out = attention(model, block.attn, norm(model, block.ln1, x), turn, here)
         x = x + out if config.residual else out
         if block.mlp is not None:
             out = mlp(model, block.mlp, norm(model, block.ln2, x))

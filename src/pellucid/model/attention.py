@@ -118,7 +118,7 @@ class Attention(Part):
             x_v: What values read, if not the same.
             run: Who listens.
         """
-        placing = span.placing
+        placing = span.placing_in(self.layer)
         x_q = _read(x, placing)
         x_k = x_q if x_k is None else _read(x_k, placing)
         q = at(self.hook_q, project(x_q, self.W_Q, self.b_Q), run)

@@ -79,6 +79,10 @@ class Config:
                 f"d_vocab_out must be d_vocab={self.d_vocab} where W_U is W_E transposed, got {self.d_vocab_out}; "
                 "leave it out, or set tied=False"
             )
+        if isinstance(self.positions, Shortformer) and self.positions.layers is not None and self.positions.layers < 1:
+            raise ConfigError(
+                f"Shortformer layers must be 1 or more, got {self.positions.layers}; None tells all layers"
+            )
         if isinstance(self.positions, Rotary):
             dim = self.attention.d_head if self.positions.dim is None else self.positions.dim
             if dim % 2 or not 0 < dim <= self.attention.d_head:

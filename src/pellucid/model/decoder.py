@@ -132,10 +132,11 @@ class Decoder(Stack):
         held = None if past is None else past.view()
         return super().run(tokens, edits=edits, reads=reads, attention=attention, past_kv_cache=held, **more)
 
-    def placing_at(self, positions: Int[Tensor, " row"], like: Tensor) -> Placing | None:
-        """How queries and keys at some positions come to know where they stand; None where only the stream tells."""
+    def placing_at(self, positions: Int[Tensor, " row"], like: Tensor, layer: int) -> Placing | None:
+        """How a layer's queries and keys at some positions come to know where they stand; None: the stream tells."""
         if isinstance(self.config.positions, Shortformer):
-            return Added(self.pos_embed.W_pos[positions])
+            found = Added(self.pos_embed.W_pos[positions], self.config.positions.layers)
+            return found if found.reaches(layer) else None
         return None if self.rotary is None else self.rotary.at(positions, self.config.n_ctx, like)
 
     @property

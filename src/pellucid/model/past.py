@@ -79,6 +79,10 @@ class Span:
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _visible: Bool[Tensor, "#batch 1 q_pos k_pos"] | None = None
 
+    def placing_in(self, layer: int) -> Placing | None:
+        """How queries and keys of a layer come to know where they stand; None where only the stream tells."""
+        return self.placing if self.placing is not None and self.placing.reaches(layer) else None
+
     @property
     def n_past(self) -> int:
         """Number of positions of the past."""

@@ -40,7 +40,12 @@ class Shortformer:
     """A trained vector for each position, added behind the norm to what queries and keys read (Press et al. 2021).
 
     The stream, and so what heads move, knows of no position.
+
+    Args:
+        layers: Only the first so many layers are told; None: all. Whatever looks at positions then lies there.
     """
+
+    layers: int | None = None
 
 
 PositionConfig: TypeAlias = Learned | Rotary | Shortformer | None
@@ -51,6 +56,10 @@ class Rotation(NamedTuple):
 
     cos: Float[Tensor, "*rows 1 dim"]
     sin: Float[Tensor, "*rows 1 dim"]
+
+    def reaches(self, layer: int) -> bool:
+        """Whether it is so in a layer."""
+        return True
 
     def read(self, x: Tensor) -> Tensor:
         """What queries and keys are made of: the normalised stream."""
@@ -65,6 +74,12 @@ class Added(NamedTuple):
     """The vectors that join what queries and keys are made of."""
 
     vectors: Float[Tensor, "*rows d_model"]
+    layers: int | None
+    """Only in the first so many layers; None: in all."""
+
+    def reaches(self, layer: int) -> bool:
+        """Whether it is so in a layer."""
+        return self.layers is None or layer < self.layers
 
     def read(self, x: Tensor) -> Tensor:
         """The normalised stream with the vectors, `[*rows d_model]`, or with a head axis before `d_model`."""

@@ -201,7 +201,7 @@ class Transformer(HookedRoot):
         elif self.rotary is not None:
             span.placing = self.rotary.between(span.first, span.first + span.n_rows, x)
         elif isinstance(self.config.positions, Shortformer):
-            span.placing = Added(self._places(x, span, run, side))
+            span.placing = Added(self._places(x, span, run, side), self.config.positions.layers)
 
     def _places(self, x: Tensor, span: Span, run: LiveRun | None, side: str) -> Float[Tensor, "batch pos d_model"]:
         """The vectors of the positions where rows stand."""

@@ -119,7 +119,7 @@ def _read_anew(run: PromptRun, entry: Entry, block: Block) -> dict[str, Tensor]:
 
 def _edited(run: PromptRun, site: str, layer: int, block: Block, changed: str) -> dict[str, Tensor]:
     attn, x = block.attn, run.new(site, layer)
-    placing = run.model.placing_at(torch.arange(len(x), device=x.device), x)
+    placing = run.model.placing_at(torch.arange(len(x), device=x.device), x, layer)
     if site not in READ:
         made = {changed: x}
     else:

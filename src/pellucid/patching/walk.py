@@ -147,7 +147,7 @@ def _attended(model: HookedTransformer, layer: int, groups: list[Group], chunks:
 def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], last: bool) -> list[_Member]:
     """Queries, keys and values of all rows that have changed, one product each."""
     attn, normed = block.attn, block.ln1(_flat(groups))
-    placing = _placing(model, groups, normed)
+    placing = _placing(model, groups, normed, attn.layer)
     k, v = attn.keys(normed, placing), attn.values(normed)
     asking = groups
     if last:
@@ -155,16 +155,17 @@ def _members(model: HookedTransformer, block: Block, groups: Sequence[Group], la
         parts = zip(groups, _parted(normed, groups), places, strict=True)
         asking = [replace(group, rows=[group.rows[i] for i in at], x=x[:, span(at)]) for group, x, at in parts]
         normed = _flat(asking)
-        placing = _placing(model, asking, normed)
+        placing = _placing(model, asking, normed, attn.layer)
     q = attn.queries(normed, placing)
     made = zip(groups, asking, _parted(q, asking), _parted(k, groups), _parted(v, groups), strict=True)
     return [_Member(group, asks.rows, *parts) for group, asks, *parts in made]
 
 
-def _placing(model: HookedTransformer, groups: Sequence[Group], like: Tensor) -> Placing | None:
+def _placing(model: HookedTransformer, groups: Sequence[Group], like: Tensor, layer: int) -> Placing | None:
     """How each row's queries and keys come to know where they stand."""
     every = torch.arange(max(group.run.length for group in groups), device=like.device)
-    return model.placing_at(torch.cat([every[span(group.rows)].repeat(len(group.cells)) for group in groups]), like)
+    positions = torch.cat([every[span(group.rows)].repeat(len(group.cells)) for group in groups])
+    return model.placing_at(positions, like, layer)
 
 
 def _attend(

@@ -47,7 +47,7 @@ def configs(draw):
         norm=draw(
             st.sampled_from([LayerNorm(), LayerNorm(affine=False), RMSNorm(eps=1e-3), RMSNorm(affine=False), None])
         ),
-        positions=draw(st.sampled_from([Learned(), Rotary(), Shortformer(), None])),
+        positions=draw(st.sampled_from([Learned(), Rotary(), Shortformer(), Shortformer(layers=1), None])),
         d_vocab_out=None if tied else draw(st.sampled_from([None, 7])),
         tied=tied,
         unembed_bias=draw(st.booleans()),
