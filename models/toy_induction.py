@@ -86,6 +86,7 @@ def card(
     every = 10
     return {
         "name": NAME,
+        "about": "random tokens which repeat",
         "made_by": "models/toy_induction.py",
         "recipe": RECIPE.to_dict(),
         "seed": RECIPE.seed,

@@ -31,3 +31,17 @@ def mistaken(job):
 def lasting(job):
     Path(job).write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def hungry(job):
+    return {"taken": torch.ones(job, dtype=torch.uint8)[:1]}
+
+
+def mortal(job):
+    """Kills its process where the job is negative, while others run beside it."""
+    time.sleep(1)
+    return killed(job) if job < 0 else where(job)
+
+
+def gone(job, how):
+    return {"job": torch.tensor(job), "lost": torch.tensor(len(how))}

@@ -960,3 +960,45 @@ def test_importing_it_loads_no_slow_library():
 def test_labels_that_are_half_a_character_are_refused():
     with pytest.raises(ArgumentError, match=r"labels of token must be valid Unicode, got '\\ud800'"):
         Measurement([1.0], ("pos",), unit="nats", record=Record(), coords={"token": ("pos", ["\ud800"])})
+
+
+class TestSettings:
+    """Axes that bear the name of a setting of training runs."""
+
+    def made(self):
+        values = np.arange(12.0).reshape(2, 3, 2)
+        values[0, 1, 1] = np.nan
+        return Measurement(
+            values,
+            ("optimiser.lr", "seed", "model.attention"),
+            unit="nats",
+            record=RECORD,
+            name="loss",
+            coords={
+                "optimiser.lr": ["0.001", "0.01"],
+                "seed": [0, 2, 5],
+                "model.attention": ["n_heads=1", "n_heads=2"],
+            },
+            variables={"tokens": (("optimiser.lr", "seed", "model.attention"), values * 2)},
+        )
+
+    def test_they_go_through_a_file(self, tmp_path):
+        self.made().save(tmp_path / "runs.nc")
+        assert same(Measurement.load(tmp_path / "runs.nc"), self.made())
+
+    def test_runs_are_found_by_their_labels(self):
+        made = self.made()
+        found = made.sel(**{"optimiser.lr": "0.01", "seed": 5, "model.attention": "n_heads=1"})
+        assert found.item() == 10 and found.dataset["tokens"].item() == 20
+        assert made.sel(**{"optimiser.lr": "0.01"}).dims == ("seed", "model.attention")
+        with pytest.raises(UnknownNameError, match="optimiser.lr must be a label that is there, got .0.1."):
+            made.sel(**{"optimiser.lr": "0.1"})
+
+    def test_the_best_run_is_named_by_its_settings(self):
+        top = self.made().top(3)
+        assert top.values.tolist() == [11, 10, 9]
+        assert top.dataset["component"].values[0] == "optimiser.lr 0.01 seed 5 model.attention n_heads=2"
+
+    def test_a_name_that_is_none_of_a_setting_is_refused(self):
+        with pytest.raises((ArgumentError, UnknownNameError), match=r"optimizer\.lr"):
+            measurement(np.zeros(2), ("optimizer.lr",))

@@ -12,6 +12,7 @@ import pytest
 
 import pellucid
 from pellucid.base.record import VERSION
+from pellucid.pretrained.names import bundled_models
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -76,12 +77,16 @@ def test_the_wheel_bears_the_version_of_the_records(wheel):
     assert wheel.name == f"pellucid-{VERSION}-py3-none-any.whl"
 
 
-def test_the_wheel_carries_types_model_and_licence(wheel, repository):
+def test_the_wheel_carries_types_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    model = repository / "src" / "pellucid" / "bundled" / "toy-induction"
-    parts = {f"pellucid/bundled/toy-induction/{path.name}" for path in model.iterdir()}
-    assert {"pellucid/bundled/toy-induction/config.json", "pellucid/bundled/toy-induction/model.safetensors"} <= parts
-    assert parts | {"pellucid/py.typed", f"pellucid-{VERSION}.dist-info/licenses/LICENSE"} <= names
+    assert {"pellucid/py.typed", f"pellucid-{VERSION}.dist-info/licenses/LICENSE"} <= names
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_the_wheel_carries_each_bundled_model(wheel, repository, name):
+    parts = {path.name for path in (repository / "src" / "pellucid" / "bundled" / name).iterdir()}
+    assert {"config.json", "model.safetensors", "card.json", "README.md"} <= parts
+    assert {f"pellucid/bundled/{name}/{part}" for part in parts} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_the_wheel_alone_runs_the_study_from_an_empty_folder(installed, tmp_path):

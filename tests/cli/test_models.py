@@ -1,13 +1,16 @@
 import json
 
-from pellucid.pretrained.names import ALIASES
+from pellucid.pretrained.names import ALIASES, available, bundled_models
 
 
-def test_the_bundled_model_comes_first_and_is_marked(pellucid):
+def test_bundled_models_come_first_with_a_phrase_on_what_they_learned(pellucid):
     done = pellucid("models")
     assert done.status == 0
-    rows = [line.split() for line in done.out.splitlines() if line]
-    assert rows[1] == ["toy-induction", "bundled"]
+    rows = [line.split(maxsplit=2) for line in done.out.splitlines() if line]
+    about = {model.name: model.about for model in available()}
+    bundled = bundled_models()
+    assert rows[1 : 1 + len(bundled)] == [[name, "bundled", about[name]] for name in bundled]
+    assert ["toy-induction", "bundled", "random tokens which repeat"] in rows
 
 
 def test_every_alias_is_listed_with_its_name_on_the_hub(pellucid):
@@ -23,8 +26,10 @@ def test_no_line_is_wider_than_80_columns_or_ends_in_spaces(pellucid):
 
 def test_json_says_the_same(pellucid):
     rows = json.loads(pellucid("models", "--json").out)
-    assert rows[0] == {"name": "toy-induction", "bundled": True, "repository": None, "here": True}
-    assert {row["name"] for row in rows} == {"toy-induction", *ALIASES}
+    toy = {"name": "toy-induction", "bundled": True, "repository": None, "here": True}
+    assert toy | {"about": "random tokens which repeat"} in rows
+    assert [row["name"] for row in rows] == [*bundled_models(), *ALIASES]
+    assert [bool(row["about"]) for row in rows] == [row["bundled"] for row in rows]
 
 
 def test_a_model_in_the_hubs_cache_is_told_from_one_to_be_fetched(pellucid, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import failing, killed, mistaken, where
+from jobs import failing, gone, hungry, killed, mistaken, mortal, where
 
 from pellucid.base.errors import ArgumentError
 from pellucid.distributed.executor import Executor
@@ -48,6 +48,33 @@ def test_a_process_that_is_killed_is_told():
         Processes(1).map(killed, [1])
 
 
+def test_a_job_that_kills_its_process_is_lost_alone(tmp_path):
+    jobs, told = [5, -1, 6], []
+    journal = Journal.open(tmp_path, identity={"function": "mortal"})
+    journal.begin(jobs)
+    found = Processes(2, lost=gone).map(mortal, jobs, journal=journal, advance=told.append)
+    assert [result["job"].item() for result in found] == jobs
+    assert [job for job, result in zip(jobs, found, strict=True) if "lost" in result] == [-1]
+    threads = {result["threads"].item() for result in found if "threads" in result}
+    assert len(threads) == 1, "one that is run again alone has no more threads: its last bits would differ"
+    assert told == [1] * 3 and all(journal.read(job) is not None for job in jobs)
+
+
+def test_what_ended_before_a_process_was_killed_is_kept(tmp_path):
+    journal = Journal.open(tmp_path, identity={"function": "mortal"})
+    journal.begin([5, 6, -1])
+    with pytest.raises(ArgumentError, match="but one was killed .out of memory.. while -1 or another job ran"):
+        Processes(1).map(mortal, [5, 6, -1], journal=journal)
+    assert journal.read(5) is not None and journal.read(6) is not None and journal.read(-1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps the bound")
+def test_a_job_that_asks_for_more_memory_than_it_may_have_gets_an_error():
+    assert Processes(1, max_memory=10**9).map(hungry, [10**8])[0]["taken"].item() == 1
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        Processes(1, max_memory=10**9).map(hungry, [10**8, 2 * 10**9])
+
+
 def test_a_job_that_returns_something_else_is_refused_as_by_the_local_executor():
     for executor in (Local(), Processes(1)):
         with pytest.raises(ArgumentError, match="a job must return tensors by name"):
@@ -81,7 +108,7 @@ def zombie(process):
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.parametrize("settings", [{"n": 0}, {"threads": 0}])
+@pytest.mark.parametrize("settings", [{"n": 0}, {"threads": 0}, {"max_memory": 0}])
 def test_less_than_one_is_refused(settings):
     with pytest.raises(ArgumentError, match="must be 1 or more, got 0"):
         Processes(**settings)

@@ -152,6 +152,13 @@ def test_all_that_has_a_name_is_listed(bundled, monkeypatch):
     assert len(listed) == 1 + len(ALIASES)
 
 
+@pytest.mark.parametrize(("card", "about"), [('{"about": "words"}', "words"), ("{}", None), (None, None)])
+def test_what_a_bundled_model_learned_is_on_its_card_if_it_has_one(bundled, card, about):
+    if card is not None:
+        (bundled / "card.json").write_text(card)
+    assert {model.name: model.about for model in available() if model.about or model.name == "toy"} == {"toy": about}
+
+
 def test_bundled_models_load():
     from pellucid.pretrained.load import load
 

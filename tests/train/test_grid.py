@@ -4,10 +4,10 @@ import csv
 import itertools
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from pellucid.train.effects import effects
 from pellucid.train.grid import Grid, Member, Sampling, grid_of, read_grid
 from pellucid.train.grid_page import grid_page
 from pellucid.train.grid_run import GridResult, Ran, lost, train_grid
+from pellucid.train.loop import Training
 from pellucid.train.recipe import toml
 from pellucid.train.summary import figures
 from tests.train.recipes import TINY
@@ -236,53 +237,39 @@ def test_the_key_that_matters_most_stands_first_and_one_seed_has_no_interval():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the bound on memory is Linux's")
 def test_fifty_runs_five_of_which_must_fail_end_with_forty_five_results_and_five_reasons(tmp_path):
-    good = {**FEW["data"], "length": 12, "longest": 5}
-    data = [{**good, "noise": round(0.01 * i, 2)} for i in range(45)]
-    models = [{**FEW["model"]}]
-    wide = {**FEW["model"], "d_model": 60_000, "attention": {"n_heads": 2, "d_head": 8_000}}  # 15 GB at once
-    values = with_(model=models[0], data=[*data, {**good, "shortets": 2}], steps=4, probes={"batch": 2, "held_out": 4})
-    values["schedule"] = {"warmup": 0}
+    small = {"n_layers": 1, "d_model": 8, "d_vocab": 12, "n_ctx": 16, "attention": {"n_heads": 1, "d_head": 4}}
+    good = [{**small, "init_range": round(0.001 * i, 3)} for i in range(1, 46)]
+    large = {**small, "mlp": {"d_mlp": 10**9}}  # 32 GB at once
+    bad = [large, {**large, "tied": True}, {**small, "n_layer": 2}, *({**small, "init_range": x} for x in (1e25, 1e26))]
+    models = [*good[:40], *bad, *good[40:]]
+    values = {**with_(steps=4, model=models), "probes": {"batch": 0, "held_out": 4}, "schedule": {"warmup": 0}}
     values["checkpoints"] = {"every": 0, "log_spaced": False}
-    first = grid_of(values)
-    values["model"], values["data"] = [FEW["model"], wide], [data[0], data[1]]
-    second = grid_of(values)
-    values["model"], values["data"] = FEW["model"], data[0]
-    values["optimiser"] = [{"lr": 1e25, "clip": "none"}, {"lr": 1e26, "clip": "none"}]
-    third = grid_of(values)
-    members = [*first.members, *second.members[2:], *third.members]
-    labelled = [
-        Member(name=f"{i:02d}", labels={"data": i}, recipe=one.recipe, reason=one.reason)
-        for i, one in enumerate(members)
-    ]
-    assert len(labelled) == 50
-    grid = Grid(values={"all": 50}, varied={"data": tuple(range(50))}, members=tuple(labelled), sampling=Sampling())
     executor = Processes(2, threads=1, max_memory=3 * 10**9, lost=lost)
-    result = train_grid(grid, out=tmp_path / "out", device="cpu", executor=executor)
-    assert np.isfinite(result.results.values).sum() == 45 and len(result.failed) == 5
+    result = train_grid(values, out=tmp_path / "out", device="cpu", executor=executor)
+    assert result.results.shape == (50,) and np.isfinite(result.results.values).sum() == 45
+    assert [run.member.name for run in result.failed] == ["40", "41", "42", "43", "44"]
     reasons = [run.reason for run in result.failed]
-    assert "data has no field 'shortets'" in reasons[0]
-    assert all("memory" in reason for reason in reasons[1:3]), reasons
-    assert all("must be" in reason and "finite" in reason for reason in reasons[3:]), reasons
+    assert all("it needs more memory than there is" in reason and "\n" not in reason for reason in reasons[:2]), reasons
+    assert reasons[2] == "model has no field 'n_layer'; nearest: n_layers"
+    assert all("the loss must be a finite number" in reason for reason in reasons[3:]), reasons
+    assert np.flatnonzero(result.results.dataset["failed"].values).tolist() == [40, 41, 42, 43, 44]
     with (tmp_path / "out" / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 50 and sum(row["reason"] != "" for row in rows) == 5
-    html = grid_page(result).html()
-    assert "What failed" in html and html.count("shortets") == 1 and html.count("more memory than there is") == 2
-    assert result.results.dataset["failed"].values.sum() == 5
-    assert not list((tmp_path / "out").glob(".*")), "nothing half-written is left"
+    assert len(rows) == 50 and [row["reason"] for row in rows if row["reason"]] == reasons
+    html = (tmp_path / "out" / "report.html").read_text()
+    for words, n in (("more memory than there is", 2), ("model has no field", 1), ("loss must be a finite number", 2)):
+        assert html.count(words) == n and html.index(words) > html.index("What failed")
+    assert not list((tmp_path / "out").rglob(".*")), "nothing half-written is left"
 
 
 def ends(job):
-    if job["run"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"x": torch.tensor(1.0)}
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_whose_process_is_killed_is_told_and_those_beside_it_have_their_results():
-    jobs = [{"run": str(i)} for i in range(5)]
-    found = Processes(2, threads=1, lost=lost).map(ends, jobs)
-    assert ["x" in one for one in found] == [True, False, True, True, True]
-    assert b"its process was killed" in bytes(found[1]["failed"].tolist())
+def test_a_run_whose_process_is_killed_has_a_reason():
+    """What runs beside it: see the tests of `Processes`."""
+    found = Processes(1, threads=1, lost=lost).map(ends, [{"run": "0"}])
+    assert bytes(found[0]["failed"].tolist()) == b"its process was killed, as a system does that is out of memory"
 
 
 # Bits per byte
@@ -309,3 +296,123 @@ def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path):
     assert "bits per byte (bits per byte)" in html and "loss (nats)" in html  # the axis of the curves alone
     table = html[html.index("The runs") : html.index("The best first")]
     assert "(nats)" not in table, "what different tokenizers call a token is not compared"
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "differ"), [("model.tokenizer.size", [290, 330], True), ("seed", [0, 1], False)]
+)
+def test_nats_per_token_are_shown_where_a_token_is_the_same_for_all(key, options, differ):
+    values = with_(**{"steps": 2, "model.n_ctx": 32, "model.tokenizer": {"size": 300}, "schedule.warmup": 0})
+    values |= {"data": {"kind": "Text", "source": "made:40", "length": 32, "held_out": 0.2}, "probes": {"batch": 0}}
+    del values["model"]["d_vocab"]
+    *outer, last = key.split(".")
+    (values["model"]["tokenizer"] if outer else values)[last] = options
+    result = train_grid(values, device="cpu", executor=Local())
+    html = grid_page(result).html()
+    table = html[html.index("The runs") : html.index("The best first")]
+    assert result.figure == "bits_per_byte" and "bits per byte" in table and ("(nats)" in table) == (not differ)
+
+
+# More of what varies
+
+
+def test_a_name_with_a_dot_in_it_varies_like_any_other():
+    grid = grid_of(with_(**{"model.take": {"blocks.0": ["gpt2", "pythia-70m"]}}))
+    assert grid.varied == {"model.take.blocks.0": ("gpt2", "pythia-70m")}
+    assert [member.recipe.model.take for member in grid.members] == [{"blocks.0": "gpt2"}, {"blocks.0": "pythia-70m"}]
+
+
+def test_a_tokenizer_that_is_not_there_is_the_matter_of_one_combination(tmp_path):
+    values = with_(**{"model.tokenizer": ["integers", str(tmp_path / "nowhere")]})
+    del values["model"]["d_vocab"]
+    good, bad = grid_of(values).members
+    assert good.recipe.model.config.d_vocab == 12 and bad.recipe is None and "it does not exist" in bad.reason
+
+
+def test_more_combinations_than_results_can_hold_are_refused_also_for_a_sample():
+    values = with_(seed=list(range(2000)), steps=list(range(5, 1005)))
+    with pytest.raises(ConfigError, match="at most 1000000 combinations, got 2000000"):
+        grid_of({**values, "grid": {"sample": 5}})
+
+
+def test_a_sample_has_results_where_it_was_run(tmp_path):
+    values = {**with_(seed=[0, 1, 2], steps=[4, 5]), "grid": {"sample": 2, "seed": 3}, "probes": {"batch": 0}}
+    result = train_grid(values, out=tmp_path / "out", device="cpu", executor=Local())
+    assert result.results.dims == ("steps", "seed") and np.isfinite(result.results.values).sum() == 2
+    assert not result.failed and result.results.dataset["failed"].values.sum() == 0
+    for run in result.runs:
+        assert result.results.sel(**run.member.labels).item() == run.figures["loss"]
+    assert sorted(path.name for path in (tmp_path / "out" / "runs").iterdir()) == [m.name for m in result.grid.members]
+
+
+def test_a_grid_may_be_of_one_run():
+    result = train_grid({**with_(steps=3), "grid": {}}, device="cpu", executor=Local())
+    assert result.results.dims == () and result.results.item() == result.runs[0].figures["loss"]
+    assert "1 runs" in grid_page(result).html() and effects(result) == []
+
+
+# Begun before
+
+
+class Stopped(BaseException):
+    """As if the process had ended."""
+
+
+def test_a_grid_that_is_stopped_at_any_step_ends_as_if_it_never_was(tmp_path, monkeypatch):
+    values = with_(**{"optimiser.lr": [5e-3, 1e30], "seed": [0, 1], "schedule.warmup": 0})
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    advance, left = Training.advance, 0
+
+    def stopping(self):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stopped
+        advance(self)
+
+    monkeypatch.chdir(tmp_path / "whole")  # reasons tell where the last good checkpoint lies
+    whole = train_grid(values, out="out", device="cpu", executor=Local())
+    monkeypatch.chdir(tmp_path / "stopped")
+    monkeypatch.setattr(Training, "advance", stopping)
+    for steps in (0, 2, 4, 4, 5):
+        left = steps
+        with pytest.raises(Stopped):
+            train_grid(values, out="out", resume=Path("out").exists(), device="cpu", executor=Local())
+        assert not Path("out/results.nc").exists()
+    monkeypatch.setattr(Training, "advance", advance)
+    told = []
+    result = train_grid(values, out="out", resume=True, device="cpu", executor=Local(), advance=told.append)
+    assert result.results.dataset.identical(whole.results.dataset) and len(result.failed) == 2 and 0 < len(told) < 4
+    names, theirs = (
+        {path.relative_to(tmp_path / folder) for path in (tmp_path / folder).rglob("*") if path.is_file()}
+        for folder in ("stopped", "whole")
+    )
+    assert names == theirs and len([name for name in names if name.name == "model.safetensors"]) > 6
+    for name in names:
+        if name.suffix in (".csv", ".safetensors", ".toml"):
+            assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_that_was_killed_before_it_had_its_recipe_begins_again(tmp_path):
+    grid = grid_of(with_(seed=[0, 1], steps=3))
+    out = tmp_path / "out"
+    (out / "runs" / "0").mkdir(parents=True)
+    (out / "runs" / "0" / "made_with.json").write_text("{}\n")
+    (out / "grid.toml").write_text(toml(grid.values))
+    result = train_grid(grid, out=out, resume=True, device="cpu", executor=Local())
+    assert np.isfinite(result.results.values).all()
+
+
+def test_a_grid_takes_the_place_of_a_run_and_of_a_grid(tmp_path):
+    train(grid_of(with_(seed=[0], steps=3)).members[0].recipe, out=tmp_path, device="cpu")
+    (tmp_path / "mine.txt").write_text("stays")
+    grid = with_(seed=[0, 1], steps=3)
+    with pytest.raises(OutputError, match="must not hold results already"):
+        train_grid(grid, out=tmp_path, device="cpu", executor=Local())
+    ours = {"grid.toml", "journal", "runs", "results.nc", "runs.csv", "report.html", "mine.txt"}
+    for values in (grid, with_(seed=[2, 3], steps=3)):
+        train_grid(values, out=tmp_path, overwrite=True, device="cpu", executor=Local())
+        assert {path.name for path in tmp_path.iterdir()} == ours
+    lines = (tmp_path / "runs.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:2] for line in lines] == [["0", "2"], ["1", "3"]]

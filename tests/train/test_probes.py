@@ -12,6 +12,7 @@ from pellucid.train import MostFrequentToken, PeriodicSequences, Probes, Transla
 from pellucid.train import probes as probing
 from pellucid.train.probes import SEED, in_context, loss_by_position, probe
 from pellucid.train.sequences import IGNORED
+from pellucid.train.stream import next_tokens
 from tests.models import config_of, encoder_decoder_of, model_of
 from tests.train.recipes import tiny
 
@@ -25,7 +26,7 @@ def test_a_probe_has_the_scores_of_heads_on_tokens_that_are_not_trained_on():
     assert found["head_roles"].dims == ("prompt", "role", "layer", "head")
     assert np.array_equal(found["head_roles"].values, scores.score.values)
     assert np.array_equal(found["head_roles_control"].values, scores.control.values)
-    assert set(found) == {"head_roles", "head_roles_control", "position_rank"}
+    assert set(found) == {"head_roles", "head_roles_control"}
 
 
 @pytest.mark.parametrize("logits", [2**23, 1, 17 * 16 * 3])
@@ -98,3 +99,14 @@ def test_they_come_at_the_chosen_steps():
     run = train(tiny(probes=Probes(every=8, log_spaced=True, batch=0, held_out=2).__dict__), device="cpu")
     assert run.probes["loss"].dataset["step"].values.tolist() == [0, 1, 2, 4, 8, 16, 20]
     assert replace(run.recipe.probes, every=None).of(4000) >= set(range(0, 4001, 100))
+
+
+def test_bits_per_byte_are_nats_in_a_unit_that_no_tokenizer_changes():
+    model, batch = model_of("gpt2"), next_tokens(torch.randint(17, (5, 16), generator=generator(0)))
+    found = probe(model, batch, Probes(batch=0), seed=0, bytes_per_token=3.5)
+    losses = loss_by_position(model, batch)
+    for name, nats in (("bits_per_byte", losses.nanmean().item()), ("in_context_bits_per_byte", in_context(losses))):
+        assert found[name].item() == pytest.approx(nats / np.log(2) / 3.5, rel=1e-12)
+        assert found[name].unit == "bits per byte"
+    assert not {"bits_per_byte", "in_context_bits_per_byte"} & set(probe(model, batch, Probes(batch=0), seed=0))
+    assert "bits_per_byte" not in probe(model, None, Probes(batch=0), seed=0, bytes_per_token=3.5)

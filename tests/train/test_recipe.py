@@ -5,6 +5,7 @@ import pytest
 
 from pellucid import AttentionConfig, Config, LayerNorm, Learned, MLPConfig, RMSNorm, Rotary
 from pellucid.base.errors import ConfigError
+from pellucid.text.vocabulary import integer_vocabulary
 from pellucid.train import (
     Checkpoints,
     MostFrequentToken,
@@ -21,6 +22,7 @@ from pellucid.train import (
     read_recipe,
     recipe_of,
 )
+from pellucid.train.recipe import toml
 from tests.train.recipes import TINY, tiny
 
 CONFIG = Config(n_layers=1, d_model=8, d_vocab=12, n_ctx=32, attention=AttentionConfig(n_heads=2, d_head=4))
@@ -146,3 +148,36 @@ def test_a_source_that_is_no_recipe_is_told(tmp_path):
             read_recipe(path)
     with pytest.raises(ConfigError, match="must be a TOML file, got: .*[Dd]irectory"):
         read_recipe(tmp_path)
+
+
+def without_d_vocab(**model):
+    return {**TINY, "model": {name: part for name, part in TINY["model"].items() if name != "d_vocab"} | model}
+
+
+def test_a_model_has_as_many_tokens_as_its_tokenizer_or_its_data(tmp_path):
+    integer_vocabulary(21).save(tmp_path / "numbers")
+    assert recipe_of(without_d_vocab()).model.config.d_vocab == TINY["data"]["d_vocab"] == 12
+    assert recipe_of(without_d_vocab(tokenizer="integers")).model.config.d_vocab == 12
+    assert recipe_of(without_d_vocab(tokenizer=str(tmp_path / "numbers"))).model.config.d_vocab == 21
+    text = {"data": {"kind": "Text", "source": "made:3", "length": 8}}
+    for tokenizer in ({"size": 300}, {"size": 300, "kind": "WordPiece"}):
+        assert recipe_of(without_d_vocab(tokenizer=tokenizer) | text).model.config.d_vocab == 300
+    assert recipe_of(without_d_vocab(tokenizer={"size": 300}, d_vocab=320) | text).model.config.d_vocab == 320
+    for tokenizer in ({}, {"tokenizer": "integers"}, {"tokenizer": "none"}):
+        with pytest.raises(ConfigError, match="^model lacks a field, 'd_vocab'; give model.d_vocab$"):
+            recipe_of(without_d_vocab(**tokenizer) | text)
+    with pytest.raises(ConfigError, match="model.tokenizer: size must be 258 or more for BPE, got 5"):
+        recipe_of(without_d_vocab(tokenizer={"size": 5}) | text)
+
+
+def test_tables_in_lists_are_written_in_one_line_and_read_as_they_were():
+    values = {
+        "seed": [0, 1],
+        "log": [[], ["wandb"]],
+        "data": [{"kind": "Text", "source": ["a", 'b "c"'], "copies": {"longest": 3}}, {}, {"bos": False, "x y": 1e-7}],
+        "grid": {},
+        "model": {"take": {"blocks.0": ["gpt2"]}, "tokenizer": [{"size": 300}, "integers"]},
+    }
+    printed = toml(values)
+    assert tomllib.loads(printed) == values
+    assert len([line for line in printed.splitlines() if line]) == 4 + 2 + 2

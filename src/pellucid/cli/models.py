@@ -18,11 +18,18 @@ def models(as_json: AsJson = False, debug: Debug = False) -> None:
     found = available()
     if as_json:
         rows = [
-            {"name": m.name, "bundled": m.repository is None, "repository": m.repository, "here": m.here} for m in found
+            {
+                "name": m.name,
+                "bundled": m.repository is None,
+                "repository": m.repository,
+                "here": m.here,
+                "about": m.about,
+            }
+            for m in found
         ]
         print_json(rows)
         return
     places = {(True, True): "bundled", (False, True): "in the hub's cache", (False, False): "on the hub"}
-    rows = [[m.name, places[m.repository is None, m.here], m.repository or ""] for m in found]
-    print_table(["name", "where", "name on the hub"], rows, right=False)
+    rows = [[m.name, places[m.repository is None, m.here], m.repository or m.about or ""] for m in found]
+    print_table(["name", "where", "what it learned, or its name on the hub"], rows, right=False)
     typer.echo("\nOther names on the hub load too if the family is known, and so does a folder.")

@@ -1,5 +1,6 @@
 """What a model's name means: a folder, a bundled model, an alias, or a name on the hub."""
 
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -62,16 +63,18 @@ class Available:
         name: What to load it by.
         repository: Its name on the hub; None for a bundled model.
         here: Whether it loads without a network: it is bundled, or in the hub's cache.
+        about: What it was trained on, as the card of a bundled model says; None: nothing is said.
     """
 
     name: str
     repository: str | None
     here: bool
+    about: str | None = None
 
 
 def available() -> list[Available]:
     """Every model that has a name: the bundled ones, then the aliases. Any other name on the hub loads too."""
-    bundled = [Available(name, None, True) for name in bundled_models()]
+    bundled = [Available(name, None, True, _about(name)) for name in bundled_models()]
     cached = {repository: is_cached(repository) for repository in sorted(set(ALIASES.values()))}
     return bundled + [Available(name, repository, cached[repository]) for name, repository in ALIASES.items()]
 
@@ -130,6 +133,11 @@ def _folder(path: Path, name: str, revision: str | None, *, any_folder: bool = F
     if revision is not None:
         raise CheckpointError(f"a revision must be of a model on the hub, {name} is a folder; leave revision out")
     return Location(name, path)
+
+
+def _about(name: str) -> str | None:
+    card = _bundled() / name / "card.json"
+    return json.loads(card.read_text(encoding="utf-8")).get("about") if card.is_file() else None
 
 
 def _is_model(path: Path) -> bool:
