@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pellucid import HookedTransformer, Learned, Rotary, Shortformer
+from pellucid import Learned, Rotary, Shortformer
 from pellucid.base.errors import ConfigError
 from pellucid.model.positional import PosEmbed, RotaryTable, rotate
 from tests.models import config_of, model_of, tokens_of
@@ -88,17 +88,6 @@ def test_a_model_that_ran_without_gradients_first_can_be_trained_after(kind, fir
     logits.sum().backward()
     assert torch.equal(logits.detach(), expected)
     assert model.blocks[0].attn.W_Q.grad.isfinite().all()
-
-
-def test_fresh_vectors_of_a_shortformer_may_be_sinusoids():
-    model = HookedTransformer(config_of(positions=Shortformer(sinusoids=3.0)), seed=0, device="cpu")
-    for p in range(model.config.n_ctx):
-        for i in range(model.config.d_model):
-            angle = p / 10000 ** (i // 2 * 2 / model.config.d_model)
-            expected = 3 * (math.cos(angle) if i % 2 else math.sin(angle))
-            assert model.W_pos[p, i].item() == pytest.approx(expected, abs=1e-5)
-    drawn = HookedTransformer(config_of(positions=Shortformer()), seed=0, device="cpu")
-    assert torch.equal(drawn.W_E, model.W_E) and not torch.equal(drawn.W_pos, model.W_pos)
 
 
 @pytest.mark.parametrize("positions", [Learned(), Rotary(), Rotary(dim=2), Shortformer(), Shortformer(layers=1)])

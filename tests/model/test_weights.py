@@ -97,6 +97,14 @@ def test_fresh_weights_may_be_zero():
     assert model.cfg.init_range == 0.0
 
 
+def test_fresh_embeddings_may_have_a_deviation_of_their_own():
+    model = HookedTransformer(config_of(init_range=0.1, embed_init_range=2.0, d_vocab=500, n_ctx=500), device="cpu")
+    found = {name: float(p.detach().std()) for name, p in model.named_parameters() if "W_" in name}
+    for name, std in found.items():
+        wanted = 2.0 if name in ("embed.W_E", "pos_embed.W_pos") else 0.1
+        assert std == pytest.approx(wanted, rel=0.25), name
+
+
 def test_a_seed_leaves_everybody_else_s_random_numbers_alone():
     torch.manual_seed(1)
     expected = torch.rand(1)

@@ -32,6 +32,7 @@ class Config:
         unembed_bias: Whether there is `b_U`.
         residual: False switches the residual connections off: each part replaces the stream.
         init_range: Standard deviation of fresh weights; None for `0.8/√d_model`.
+        embed_init_range: That of fresh embeddings, of tokens and of positions; None: the same.
         architecture: ``"decoder"``: attention to what came before; ``"encoder"``: to both sides; ``"encoder-decoder"``:
             both, each of `n_layers` blocks.
 
@@ -57,6 +58,7 @@ class Config:
     unembed_bias: bool = False
     residual: bool = True
     init_range: float | None = None
+    embed_init_range: float | None = None
     architecture: Architecture = "decoder"
 
     def __post_init__(self) -> None:
@@ -99,6 +101,11 @@ class Config:
     def deviation(self) -> float:
         """Standard deviation of fresh weights."""
         return 0.8 / self.d_model**0.5 if self.init_range is None else self.init_range
+
+    @property
+    def embed_deviation(self) -> float:
+        """Standard deviation of fresh embeddings."""
+        return self.deviation if self.embed_init_range is None else self.embed_init_range
 
     def change(self, **changes: Any) -> "Config":
         """A copy with some fields replaced."""

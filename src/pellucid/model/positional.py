@@ -43,12 +43,9 @@ class Shortformer:
 
     Args:
         layers: Only the first so many layers are told; None: all. Whatever looks at positions then lies there.
-        sinusoids: Fresh vectors are sines and cosines (Vaswani et al. 2017), as those of the source, with this
-            amplitude; what the norm gives has deviation 1. None: they are drawn, as all weights are.
     """
 
     layers: int | None = None
-    sinusoids: float | None = None
 
 
 PositionConfig: TypeAlias = Learned | Rotary | Shortformer | None
@@ -113,14 +110,6 @@ class PosEmbed(Part):
     def between(self, first: int, last: int) -> Float[Tensor, "1 pos d_model"]:
         """The vectors of neighbouring positions, without a copy."""
         return self.W_pos[first:last].unsqueeze(0)
-
-
-def sinusoids(n_ctx: int, d_model: int, amplitude: float) -> Float[Tensor, "n_ctx d_model"]:
-    """Vectors of positions: sine and cosine of one frequency beside each other, from once in 2π positions downwards."""
-    steps = torch.arange(d_model, dtype=torch.float64) // 2 * 2 / d_model
-    angles = torch.arange(n_ctx, dtype=torch.float64)[:, None] / 10000.0**steps
-    found = torch.where(torch.arange(d_model) % 2 == 0, angles.sin(), angles.cos())
-    return (amplitude * found).float()
 
 
 class RotaryTable:

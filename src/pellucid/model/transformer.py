@@ -23,7 +23,7 @@ from pellucid.model.config import Architecture, Config
 from pellucid.model.embed import Embed, TiedUnembed, Unembed
 from pellucid.model.norms import make_norm
 from pellucid.model.past import Span
-from pellucid.model.positional import Added, Learned, PosEmbed, Rotary, RotaryTable, Shortformer, sinusoids
+from pellucid.model.positional import Added, Learned, PosEmbed, Rotary, RotaryTable, Shortformer
 from pellucid.model.state import from_2_18
 from pellucid.model.weights import Weights
 
@@ -160,14 +160,13 @@ class Transformer(HookedRoot):
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name.rsplit(".", 1)[-1].startswith("W_"):
+                last = name.rsplit(".", 1)[-1]
+                if last in ("W_E", "W_pos"):
+                    parameter.normal_(std=self.config.embed_deviation, generator=generator)
+                elif last.startswith("W_"):
                     parameter.normal_(std=self.config.deviation, generator=generator)
-                elif name.rsplit(".", 1)[-1].startswith("b"):
+                elif last.startswith("b"):
                     parameter.zero_()
-                positions = self.config.positions
-                if isinstance(positions, Shortformer) and positions.sinusoids and name.endswith("pos_embed.W_pos"):
-                    n_ctx, d_model = parameter.shape
-                    parameter.copy_(sinusoids(n_ctx, d_model, positions.sinusoids))
 
     def _unembedding(self) -> Unembed:
         config = self.config

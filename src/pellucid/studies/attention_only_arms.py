@@ -239,6 +239,8 @@ class Sizes:
                 "n_ctx": 256,
                 "norm": {"kind": "LayerNorm", "affine": False},
                 "positions": "Shortformer",
+                "init_range": 0.042,
+                "embed_init_range": 1.0,
                 "attention": {"n_heads": 4, "d_head": 48},
                 "tokenizer": {"kind": "BPE", "size": 1024},
             },
