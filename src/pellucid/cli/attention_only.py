@@ -1,8 +1,9 @@
 """`pellucid study attention-only`: trains small language models, and tells which setting matters how much."""
 
+import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,10 +60,12 @@ def attention_only(
     from pellucid.base.progress import progress
     from pellucid.distributed.journal import Journal
     from pellucid.distributed.processes import Processes
+    from pellucid.distributed.together import Together
     from pellucid.studies.attention_only import TEXT, jobs_of
     from pellucid.studies.attention_only import attention_only as find
     from pellucid.studies.attention_only_arms import BUNDLED, MADE, Sizes
     from pellucid.studies.attention_only_page import attention_only_page
+    from pellucid.studies.attention_only_runs import run
 
     texts, shown = _texts([*(data or []), *(more or [])]) or {"made": MADE}, text or TEXT
     if quick and full:
@@ -71,6 +74,12 @@ def attention_only(
     identity = {"study": "attention-only", "data": texts, "text": shown, "quick": quick, "full": full}
     journal = Journal.open(out / JOURNAL, identity=identity)
     jobs = journal.jobs or jobs_of(texts, Sizes(quick=quick, full=full), shown)
+    executor: Any = Processes(processes)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate launch, or torchrun
+        executor = Together()
+        if not executor.is_main:
+            executor.map(run, jobs)
+            return
     done = sum(journal.jobs is not None and journal.read(job) is not None for job in jobs)
     with progress(len(jobs), "trainings", done=done) as advance:
         found = find(
@@ -79,7 +88,7 @@ def attention_only(
             beside=tuple(beside or (BUNDLED,)),
             quick=quick,
             full=full,
-            executor=Processes(processes),
+            executor=executor,
             journal=journal,
             advance=advance,
         )

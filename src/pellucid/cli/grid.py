@@ -1,5 +1,6 @@
 """`pellucid train` of a file in which keys hold lists: many runs, and what they say together."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ def many(
         return
     if out is None:
         raise typer.BadParameter("give --out DIR, where the trained models go")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise typer.BadParameter("a grid has processes of its own; start it without accelerate launch or torchrun")
     from pellucid.base.progress import progress
     from pellucid.base.tensors import get_device
     from pellucid.distributed.local import Local

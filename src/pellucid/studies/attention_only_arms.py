@@ -257,7 +257,7 @@ class Sizes:
                 part = part[name]
             part[last] = deepcopy(value)
         length = values["data"]["length"]
-        values["batch_size"] = self.tokens // length
+        values["batch_size"] = self.tokens // length // 8 * 8 if self.full else self.tokens // length
         values["probes"]["held_out"] = 16384 // length
         values["probes"]["seq_len"] = min(20, (length - 1) // 2)
         if not values["model"]["n_layers"]:

@@ -37,11 +37,14 @@ def run(job: Mapping[str, Any]) -> dict[str, Tensor]:
         The numbers of `pellucid.train.summary.figures`; ``losses [step]``; ``steps [step]`` and at these
         ``curve.bits_per_byte``, ``curve.in_context_score``; without layers ``bigrams [3]``; of one layer the parts of
         `SkipTrigrams` and their ``words``; of some arms ``first [layer head]``, and for the first seed the parts of
-        `Maps`, their ``map.words`` and ``map.tokens``.
+        `Maps`, their ``map.words`` and ``map.tokens``. Of several processes the first one alone says something.
     """
     sizes = Sizes(quick=job["quick"], full=job["full"])
     arm = next(arm for arm in sizes.arms if arm.name == job["arm"])
-    trained = train(sizes.recipe(arm, job["seed"], job["source"]), device="cpu", shown=False)
+    device = None if sizes.full else "cpu"  # None: a GPU where there is one, of several processes each its own
+    trained = train(sizes.recipe(arm, job["seed"], job["source"]), device=device, shown=False)
+    if CURVES[0] not in trained.probes:
+        return {}  # of several processes, the first one has them
     found = {name: torch.tensor(value, dtype=torch.float64) for name, value in figures(trained).items()}
     found["losses"] = torch.tensor(trained.history.values, dtype=torch.float64)
     for name in CURVES:
@@ -54,6 +57,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _read(trained: Run, arm: Arm, job: Mapping[str, Any]) -> dict[str, Tensor]:
     model, data = trained.model, trained.recipe.data
+    model.to("cpu")
     if not isinstance(model, HookedTransformer) or not isinstance(data, Text) or model.tokenizer is None:
         return {}
     packed = data.packed(model.tokenizer)
