@@ -3,6 +3,7 @@ from typing import NamedTuple
 import pytest
 
 from pellucid.cli.main import run
+from pellucid.distributed.processes import Processes
 
 
 class Done(NamedTuple):
@@ -24,3 +25,24 @@ def pellucid(capsys, tmp_path, monkeypatch):
         return Done(status, *capsys.readouterr())
 
     return command
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The trainings of a study happen in this process; gives the jobs that were run."""
+    jobs_run = []
+
+    def here(self, function, jobs, *, journal=None, advance=None):
+        found = []
+        for job in jobs:
+            held = None if journal is None else journal.read(job)
+            if held is None:
+                jobs_run.append(job)
+                held = function(job)
+                if journal is not None:
+                    journal.keep(job, held)
+            found.append(held)
+        return found
+
+    monkeypatch.setattr(Processes, "map", here)
+    return jobs_run

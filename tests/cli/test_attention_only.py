@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from pellucid.distributed.processes import Processes
 from pellucid.studies import attention_only_runs
 from pellucid.studies.attention_only_arms import REFERENCE, Sizes
 from pellucid.train import train
@@ -13,26 +12,11 @@ STUDY = ("study", "attention-only", "--quick", "--beside", "model", "--data", "o
 
 
 @pytest.fixture
-def short(monkeypatch):
+def short(monkeypatch, ran):
     """The study with runs of few steps, one of each arm, in this process; gives the jobs that were run."""
     monkeypatch.setattr(Sizes, "steps", 11)
     monkeypatch.setattr(Sizes, "tokens", 512)
     monkeypatch.setattr(Sizes, "seeds", lambda self, arm: 1)
-    ran = []
-
-    def here(self, function, jobs, *, journal=None, advance=None):
-        found = []
-        for job in jobs:
-            held = None if journal is None else journal.read(job)
-            if held is None:
-                ran.append(job)
-                held = function(job)
-                if journal is not None:
-                    journal.keep(job, held)
-            found.append(held)
-        return found
-
-    monkeypatch.setattr(Processes, "map", here)
     return ran
 
 

@@ -36,6 +36,7 @@ from pellucid.studies.attention_only_reading import (
 from pellucid.studies.attention_only_runs import read_words, run, words
 from pellucid.studies.over_runs import difference
 from pellucid.text.made import MadeText
+from tests.studies.known import Known
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SOURCE = "made:200"
@@ -257,16 +258,6 @@ def test_text_that_is_made_is_the_same_each_time_and_has_names_of_its_own():
 
 
 # Over runs
-
-
-class Known:
-    """An executor that has all answers."""
-
-    def __init__(self, of):
-        self.of = of
-
-    def map(self, function, jobs, *, journal=None):
-        return [self.of(job) for job in jobs]
 
 
 @pytest.fixture(scope="module")

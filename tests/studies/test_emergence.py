@@ -20,6 +20,7 @@ from pellucid.studies.emergence_translation import questioned
 from pellucid.studies.result import Figure
 from pellucid.train import TranslatedSequences, train
 from tests.models import model_of
+from tests.studies.known import Known
 
 STEPS = 60
 
@@ -182,16 +183,6 @@ def test_the_first_run_has_pictures_of_its_attention_while_it_forms(tiny):
     assert torch.allclose(found["patterns"].sum(-1), torch.ones(()), atol=1e-5)
     tokens = found["pattern_tokens"]
     assert torch.equal(tokens[1:17], tokens[17:33]), "they repeat with period 16"
-
-
-class Known:
-    """An executor that has all answers."""
-
-    def __init__(self, of):
-        self.of = of
-
-    def map(self, function, jobs, *, journal=None):
-        return [self.of(job) for job in jobs]
 
 
 @pytest.fixture(scope="module")

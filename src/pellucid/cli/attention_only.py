@@ -1,20 +1,17 @@
 """`pellucid study attention-only`: trains small language models, and tells which setting matters how much."""
 
-import os
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.emergence import COLUMNS, JOURNAL, Count, Resume, check_folder
-from pellucid.cli.options import AsJson, Debug, Overwrite, print_json
-from pellucid.cli.tables import interval, number, print_table
+from pellucid.cli.options import AsJson, Debug, Overwrite
+from pellucid.cli.tables import COLUMNS, interval, number, print_table
+from pellucid.cli.trained import Count, Resume, Where, by_trainings
 
 if TYPE_CHECKING:
     from pellucid.studies.result import StudyResult
 
-Where = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the report and the numbers.")]
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,12 +52,8 @@ def attention_only(
         pellucid study attention-only --out out/attention-only --quick
         pellucid study attention-only --data imdb=reviews.csv wikitext=wiki/ --out out/attention-only
     """  # noqa: D301  (typer leaves the lines after \b as they are)
-    import shutil
+    from functools import partial
 
-    from pellucid.base.progress import progress
-    from pellucid.distributed.journal import Journal
-    from pellucid.distributed.processes import Processes
-    from pellucid.distributed.together import Together
     from pellucid.studies.attention_only import TEXT, jobs_of
     from pellucid.studies.attention_only import attention_only as find
     from pellucid.studies.attention_only_arms import BUNDLED, MADE, Sizes
@@ -70,36 +63,20 @@ def attention_only(
     texts, shown = _texts([*(data or []), *(more or [])]) or {"made": MADE}, text or TEXT
     if quick and full:
         raise typer.BadParameter("one of --quick and --full must be chosen, got both")
-    check_folder(out, resume=resume, overwrite=overwrite)
-    identity = {"study": "attention-only", "data": texts, "text": shown, "quick": quick, "full": full}
-    journal = Journal.open(out / JOURNAL, identity=identity)
-    jobs = journal.jobs or jobs_of(texts, Sizes(quick=quick, full=full), shown)
-    executor: Any = Processes(processes)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate launch, or torchrun
-        executor = Together()
-        if not executor.is_main:
-            executor.map(run, jobs)
-            return
-    done = sum(journal.jobs is not None and journal.read(job) is not None for job in jobs)
-    with progress(len(jobs), "trainings", done=done) as advance:
-        found = find(
-            texts,
-            text=shown,
-            beside=tuple(beside or (BUNDLED,)),
-            quick=quick,
-            full=full,
-            executor=executor,
-            journal=journal,
-            advance=advance,
-        )
-    path = found.save(out, page=attention_only_page(found), overwrite=overwrite)
-    shutil.rmtree(out / JOURNAL, ignore_errors=True)
-    if as_json:
-        print_json(found.to_dict(page=True))
-        return
-    print_attention_only(found)
-    typer.echo(f"Written to {path}")
-    typer.echo(f"Report: {path.with_name('report.html')}")
+    asked = {"text": shown, "quick": quick, "full": full}
+    by_trainings(
+        out,
+        {"study": "attention-only", "data": texts, **asked},
+        lambda: jobs_of(texts, Sizes(quick=quick, full=full), shown),
+        partial(find, texts, beside=tuple(beside or (BUNDLED,)), **asked),
+        attention_only_page,
+        print_attention_only,
+        resume=resume,
+        overwrite=overwrite,
+        processes=processes,
+        as_json=as_json,
+        together=run,
+    )
 
 
 def _texts(given: list[str]) -> dict[str, str]:

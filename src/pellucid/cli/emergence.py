@@ -1,19 +1,17 @@
 """`pellucid study emergence`: trains many small models, and tells in how many induction heads form."""
 
-import shutil
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Overwrite, print_json
-from pellucid.cli.tables import interval, number, print_table
+from pellucid.cli.options import AsJson, Debug, Overwrite
+from pellucid.cli.tables import COLUMNS, interval, number, print_table
+from pellucid.cli.trained import Count, Resume, Where, by_trainings
 
 if TYPE_CHECKING:
     from pellucid.studies.result import StudyResult
 
-JOURNAL = "journal"
 TOLD = {
     "share_with_induction": "induction head forms",
     "share_with_previous_token": "previous-token head forms",
@@ -38,14 +36,7 @@ TOLD = {
     "encoder_decoder_blanks_accuracy_without_decoder_attention": "· without decoder's attention",
 }
 """The figures that the terminal shows, in its words."""
-COLUMNS = 80
-
-Where = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the report and the numbers.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look: two minutes.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
-Count = Annotated[
-    int | None, typer.Option("--processes", min=1, metavar="N", help="Runs at a time.  [default: one a core]")
-]
 
 
 def emergence(
@@ -63,28 +54,25 @@ def emergence(
     Example:
         pellucid study emergence --out out/emergence --quick
     """  # noqa: D301  (typer leaves the lines after \b as they are)
-    from pellucid.base.progress import progress
-    from pellucid.distributed.journal import Journal
-    from pellucid.distributed.processes import Processes
+    from functools import partial
+
     from pellucid.studies.emergence import emergence as find
     from pellucid.studies.emergence import jobs_of
     from pellucid.studies.emergence_arms import Sizes
     from pellucid.studies.emergence_page import emergence_page
 
-    check_folder(out, resume=resume, overwrite=overwrite)
-    journal = Journal.open(out / JOURNAL, identity={"study": "emergence", "quick": quick})
-    jobs = journal.jobs or jobs_of(Sizes(quick=quick))
-    done = sum(journal.jobs is not None and journal.read(job) is not None for job in jobs)
-    with progress(len(jobs), "trainings", done=done) as advance:
-        found = find(quick=quick, executor=Processes(processes), journal=journal, advance=advance)
-    path = found.save(out, page=emergence_page(found), overwrite=overwrite)
-    shutil.rmtree(out / JOURNAL, ignore_errors=True)
-    if as_json:
-        print_json(found.to_dict(page=True))
-        return
-    print_emergence(found)
-    typer.echo(f"Written to {path}")
-    typer.echo(f"Report: {path.with_name('report.html')}")
+    by_trainings(
+        out,
+        {"study": "emergence", "quick": quick},
+        lambda: jobs_of(Sizes(quick=quick)),
+        partial(find, quick=quick),
+        emergence_page,
+        print_emergence,
+        resume=resume,
+        overwrite=overwrite,
+        processes=processes,
+        as_json=as_json,
+    )
 
 
 def print_emergence(found: "StudyResult") -> None:
@@ -103,17 +91,3 @@ def print_emergence(found: "StudyResult") -> None:
     answers += [f"Encoder–decoder: {answer}" for answer in needs(found)]
     for answer in answers:
         typer.echo(textwrap.fill(answer, COLUMNS, subsequent_indent="  "))
-
-
-def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Whether a study that trains may write to a folder."""
-    from pellucid.base.errors import OutputError
-    from pellucid.studies.result import check_vacant
-
-    if resume and overwrite:
-        raise OutputError("one of --resume and --overwrite must be chosen, got both")
-    check_vacant(out, overwrite=overwrite)
-    if overwrite:
-        shutil.rmtree(out / JOURNAL, ignore_errors=True)
-    elif (out / JOURNAL).exists() and not resume:
-        raise OutputError(f"{out} holds a study that was interrupted; add --resume to go on with it, or --overwrite")

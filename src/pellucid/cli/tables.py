@@ -5,6 +5,8 @@ from typing import Any
 
 import typer
 
+COLUMNS = 80
+"""Of a terminal."""
 DECIMALS = {"nats": 4}
 """Of numbers, by their unit; else 3."""
 NONE = "-"
