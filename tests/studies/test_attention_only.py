@@ -70,7 +70,7 @@ FOLLOWS_LENGTH = {"batch_size", "probes.held_out", "probes.seq_len"}
         ("learning_rate", {"optimiser.lr"}),
         ("tokenizer", {"model.tokenizer.size", "model.d_vocab"}),
         ("data", {"data.share"}),
-        ("positions", {"model.positions.kind"}),
+        ("positions", {"model.positions.kind", "model.positions.layers"}),
     ],
 )
 def test_a_cost_is_that_of_one_setting(name, fields):

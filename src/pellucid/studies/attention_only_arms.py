@@ -77,7 +77,7 @@ SETTINGS = {
         Setting(
             name="positions",
             words="positions",
-            ours="to queries and keys",
+            ours="to queries and keys of layer 0",
             theirs="added to the embedding",
             changes={"model.positions": "Learned"},
         ),
@@ -238,7 +238,7 @@ class Sizes:
                 "d_model": 192,
                 "n_ctx": 256,
                 "norm": {"kind": "LayerNorm", "affine": False},
-                "positions": "Shortformer",
+                "positions": {"kind": "Shortformer", "layers": 1},
                 "init_range": 0.042,
                 "embed_init_range": 1.0,
                 "attention": {"n_heads": 4, "d_head": 48},

@@ -6,6 +6,9 @@ from pellucid.base.lazy import lazy
 
 if TYPE_CHECKING:
     from pellucid.train.checkpoints import Checkpoints
+    from pellucid.train.copies import Copies
+    from pellucid.train.grid import Grid, grid_of, read_grid
+    from pellucid.train.grid_run import GridResult, train_grid
     from pellucid.train.optimiser import Optimiser
     from pellucid.train.probes import Probes
     from pellucid.train.recipe import Recipe, bundled_recipes, read_recipe, recipe_of
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Checkpoints": "pellucid.train.checkpoints",
+    "Copies": "pellucid.train.copies",
+    "Grid": "pellucid.train.grid",
+    "GridResult": "pellucid.train.grid_run",
     "MostFrequentToken": "pellucid.train.sequences",
     "Optimiser": "pellucid.train.optimiser",
     "PeriodicSequences": "pellucid.train.sequences",
@@ -29,13 +35,19 @@ _HOME_OF = {
     "TokenSet": "pellucid.train.sequences",
     "TranslatedSequences": "pellucid.train.sequences",
     "bundled_recipes": "pellucid.train.recipe",
+    "grid_of": "pellucid.train.grid",
+    "read_grid": "pellucid.train.grid",
     "read_recipe": "pellucid.train.recipe",
     "recipe_of": "pellucid.train.recipe",
     "train": "pellucid.train.run",
+    "train_grid": "pellucid.train.grid_run",
 }
 
 __all__ = [
     "Checkpoints",
+    "Copies",
+    "Grid",
+    "GridResult",
     "MostFrequentToken",
     "Optimiser",
     "PeriodicSequences",
@@ -48,9 +60,12 @@ __all__ = [
     "TokenSet",
     "TranslatedSequences",
     "bundled_recipes",
+    "grid_of",
+    "read_grid",
     "read_recipe",
     "recipe_of",
     "train",
+    "train_grid",
 ]
 
 
