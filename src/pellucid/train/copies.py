@@ -27,7 +27,7 @@ class Copies:
     Example:
         >>> rows = np.arange(12)[None]
         >>> Copies(share=1.0, shortest=3, longest=3).copied(rows, share=1.0, draws=np.random.default_rng(0)).tolist()
-        [[0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 11]]
+        [[0, 1, 2, 3, 4, 5, 6, 2, 3, 4, 10, 11]]
     """
 
     share: float
