@@ -111,10 +111,10 @@ def _blame(page: Page, result: StudyResult) -> None:
                 yaxis="bits per byte",
                 title="From the source's setting to the reference",
             ),
-            "Each point keeps what was put right before it. What a step gains depends on what was already right.",
+            "Each point keeps what was put right before it. What a step gains depends on what was already right. A run each.",
         )
         rows = [[label, float(x)] for label, x in zip(way.dataset["group"].values, way.values.mean(0), strict=True)]
-        page.table(["put right", "bits per byte"], rows, "Means over seeds.")
+        page.table(["put right", "bits per byte"], rows, "The same in numbers.")
     questions = [name for name in verdicts(result) if name.startswith("Was the")]
     page.text("\n".join(f"- *{name}* {verdicts(result)[name]}" for name in questions))
 
