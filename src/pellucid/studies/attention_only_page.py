@@ -111,7 +111,7 @@ def _blame(page: Page, result: StudyResult) -> None:
                 yaxis="bits per byte",
                 title="From the source's setting to the reference",
             ),
-            "Each point keeps what was put right before it. What a step gains depends on what was already right. A run each.",
+            "Each point keeps what was put right before it: what a step gains depends on what was right. A run each.",
         )
         rows = [[label, float(x)] for label, x in zip(way.dataset["group"].values, way.values.mean(0), strict=True)]
         page.table(["put right", "bits per byte"], rows, "The same in numbers.")
