@@ -9,114 +9,21 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_ONSETS = [
-    "b",
-    "br",
-    "c",
-    "ch",
-    "cl",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sh",
-    "st",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "w",
-    "z",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou"]
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_ONSETS = _words("b br c ch cl d dr f fl g gl h j k l m n p pr qu r s sh st t th tr v w z")
+_VOWELS = _words("a e i o u ai ea ee oo ou")
 _CODAS = ["", "", "l", "m", "n", "r", "s", "t", "nd", "rk", "ss", "th"]
-_PLACES = [
-    "house",
-    "garden",
-    "river",
-    "village",
-    "harbour",
-    "forest",
-    "market",
-    "bridge",
-    "tower",
-    "mill",
-    "church",
-    "valley",
-    "island",
-    "road",
-    "field",
-]
-_THINGS = [
-    "lamp",
-    "letter",
-    "boat",
-    "horse",
-    "book",
-    "key",
-    "coat",
-    "bell",
-    "map",
-    "knife",
-    "basket",
-    "stone",
-    "ring",
-    "door",
-    "clock",
-    "rope",
-    "cup",
-    "mirror",
-    "purse",
-    "song",
-]
-_KINDS = [
-    "old",
-    "small",
-    "red",
-    "quiet",
-    "strange",
-    "heavy",
-    "broken",
-    "golden",
-    "cold",
-    "green",
-    "long",
-    "bright",
-    "dusty",
-    "silver",
-    "narrow",
-]
-_FEELINGS = ["glad", "sorry", "afraid", "proud", "tired", "sure", "angry", "curious", "silent", "pale"]
-_DEEDS = [
-    "found",
-    "lost",
-    "carried",
-    "hid",
-    "sold",
-    "mended",
-    "washed",
-    "opened",
-    "watched",
-    "wanted",
-    "forgot",
-    "painted",
-    "broke",
-    "kept",
-    "drew",
-]
+_PLACES = _words("house garden river village harbour forest market bridge tower mill church valley island road field")
+_THINGS = _words(
+    "lamp letter boat horse book key coat bell map knife basket stone ring door clock rope cup mirror purse song"
+)
+_KINDS = _words("old small red quiet strange heavy broken golden cold green long bright dusty silver narrow")
+_FEELINGS = _words("glad sorry afraid proud tired sure angry curious silent pale")
+_DEEDS = _words("found lost carried hid sold mended washed opened watched wanted forgot painted broke kept drew")
 _MANNERS = ["slowly", "at once", "in the dark", "with great care", "before noon", "after a while", "without a word"]
 _RULES = [
     "{N} {deed} the {kind} {thing} {manner}.",
