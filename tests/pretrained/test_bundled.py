@@ -36,7 +36,7 @@ def test_a_card_tells_how_the_model_was_made_and_what_came_out(name):
     assert card["name"] == name
     assert {"recipe", "seed", "torch", "threads", "loss", "figures_by_period"} <= set(card)
     losses = card["loss"]["values"]
-    assert len(losses) >= 100 and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+    assert len(losses) >= 50 and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
     for figures in card["figures_by_period"].values():
         assert set(SHOWN) <= set(figures)
         assert all(figure["value"] is not None or figure["reason"] for figure in figures.values())
