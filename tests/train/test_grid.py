@@ -235,6 +235,11 @@ def test_the_key_that_matters_most_stands_first_and_one_seed_has_no_interval():
 # What fails
 
 
+def test_a_bound_on_memory_is_not_silently_ignored_elsewhere():
+    with pytest.raises(ConfigError, match="grid.max_memory bounds memory of the CPU, and the runs are on cuda"):
+        train_grid({**with_(seed=[0, 1]), "grid": {"max_memory": 10**9}}, device="cuda")
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the bound on memory is Linux's")
 def test_fifty_runs_five_of_which_must_fail_end_with_forty_five_results_and_five_reasons(tmp_path):
     small = {"n_layers": 1, "d_model": 8, "d_vocab": 12, "n_ctx": 16, "attention": {"n_heads": 1, "d_head": 4}}

@@ -36,7 +36,8 @@ class Sampling:
     Args:
         sample: Run so many of them, drawn without replacement; None: all.
         seed: Of the draw.
-        max_memory: Bytes that each run may take; one that asks for more fails, and the others go on. None: no bound.
+        max_memory: Bytes of the CPU's memory that each run may take; one that asks for more fails, and the others go
+            on. None: no bound.
 
     Raises:
         ConfigError: A value cannot be.

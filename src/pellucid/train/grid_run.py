@@ -116,6 +116,8 @@ def train_grid(
     grid = _grid(grid)
     folder = None if out is None else Path(out)
     device = str(device or get_device())
+    if grid.sampling.max_memory is not None and not device.startswith("cpu"):
+        raise ConfigError(f"grid.max_memory bounds memory of the CPU, and the runs are on {device}; leave it out")
     journal = None
     if folder is not None:
         journal = _opened(folder, grid, resume=resume, overwrite=overwrite)
