@@ -38,7 +38,7 @@ def verdicts(result: StudyResult) -> dict[str, str]:
     for name, setting in SETTINGS.items():
         cost = figures[f"cost_of_{name}"]
         if cost.value is not None:
-            found[f"Was the {setting.words} to blame?"] = verdict(
+            found[f"Was it the {setting.words}?"] = verdict(
                 cost,
                 above=f"Yes: {setting.theirs} instead of {setting.ours} costs {cost.value:.3f} bits per byte.",
                 below=f"No: {setting.theirs} instead of {setting.ours} gains {-cost.value:.3f} bits per byte.",
@@ -115,7 +115,7 @@ def _blame(page: Page, result: StudyResult) -> None:
         )
         rows = [[label, float(x)] for label, x in zip(way.dataset["group"].values, way.values.mean(0), strict=True)]
         page.table(["put right", "bits per byte"], rows, "The same in numbers.")
-    questions = [name for name in verdicts(result) if name.startswith("Was the")]
+    questions = [name for name in verdicts(result) if name.startswith("Was it the")]
     page.text("\n".join(f"- *{name}* {verdicts(result)[name]}" for name in questions))
 
 
@@ -220,7 +220,7 @@ def _heads(page: Page, result: StudyResult) -> None:
         "Attention mass on random tokens that stand twice, of the best head, chosen on half of the prompts and "
         "measured on the others; the control is the same stripe on tokens that do not repeat, or uniform attention.",
     )
-    names = [name for name in verdicts(result) if not name.startswith("Was the")]
+    names = [name for name in verdicts(result) if not name.startswith("Was it the")]
     page.text("\n".join(f"- *{name}* {verdicts(result)[name]}" for name in names))
 
 
