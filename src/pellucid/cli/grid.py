@@ -1,6 +1,5 @@
 """`pellucid train` of a file in which keys hold lists: many runs, and what they say together."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,20 +32,17 @@ def many(
         return
     if out is None:
         raise typer.BadParameter("give --out DIR, where the trained models go")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise typer.BadParameter("a grid has processes of its own; start it without accelerate launch or torchrun")
     from pellucid.base.progress import progress
     from pellucid.base.tensors import get_device
-    from pellucid.distributed.local import Local
-    from pellucid.distributed.processes import Processes
+    from pellucid.distributed.together import launched
     from pellucid.train.grid_run import JOURNAL as KEPT
-    from pellucid.train.grid_run import TABLE, lost, train_grid
+    from pellucid.train.grid_run import TABLE, executor_of, train_grid
 
+    if launched():
+        raise typer.BadParameter("a grid has processes of its own; start it without accelerate launch or torchrun")
     held = len(list((out / KEPT).glob("*.safetensors"))) if resume else 0
     where = device or str(get_device())
-    executor: Any = Local()
-    if processes is not None or not where.startswith("cuda"):
-        executor = Processes(processes, max_memory=grid.sampling.max_memory, lost=lost)
+    executor = executor_of(grid, where, processes)
     with progress(len([m for m in grid.members if m.recipe is not None]), "runs", done=held) as advance:
         found = train_grid(
             grid, out=out, resume=resume, overwrite=overwrite, device=where, executor=executor, advance=advance

@@ -1,6 +1,5 @@
 """Studies whose parts are trainings: what was interrupted is gone on with, and what came out is written and told."""
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,10 +54,10 @@ def by_trainings(
     from pellucid.base.progress import progress
     from pellucid.distributed.journal import Journal
     from pellucid.distributed.processes import Processes
-    from pellucid.distributed.together import Together
+    from pellucid.distributed.together import Together, launched
 
     executor: Any = Processes(processes)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate launch, or torchrun
+    if launched():
         if together is None:
             raise typer.BadParameter("this study has processes of its own; start it without accelerate launch")
         executor = Together()

@@ -29,6 +29,23 @@ class Executor(Protocol):
         ...
 
 
+def finished(
+    job: Any, result: Any, journal: Journal | None, advance: Callable[[int], object] | None
+) -> dict[str, Tensor]:
+    """What a job gave, kept in the journal and told, where there are such.
+
+    Raises:
+        ArgumentError: It is something else than tensors by name, or the job is not the journal's.
+        OutputError: The journal cannot be written to.
+    """
+    found = settled(result)
+    if journal is not None:
+        journal.keep(job, found)
+    if advance is not None:
+        advance(1)
+    return found
+
+
 def settled(result: Any) -> dict[str, Tensor]:
     """What a job gave, as an executor returns it.
 

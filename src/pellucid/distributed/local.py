@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pellucid.distributed.executor import settled
+from pellucid.distributed.executor import finished
 from pellucid.distributed.journal import Journal
 
 
@@ -48,10 +48,6 @@ class Local:
         results = []
         for job, result in zip(jobs, held, strict=True):
             if result is None:
-                result = settled(function(job))
-                if journal is not None:
-                    journal.keep(job, result)
-                if advance is not None:
-                    advance(1)
+                result = finished(job, function(job), journal, advance)
             results.append(result)
         return results

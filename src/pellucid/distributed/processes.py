@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pellucid.base.errors import ArgumentError
-from pellucid.distributed.executor import settled
+from pellucid.distributed.executor import finished, settled
 from pellucid.distributed.journal import Journal
 
 KILLED = "its process was killed, as a system does that is out of memory"
@@ -73,12 +73,8 @@ class Processes:
         held = [None if journal is None else journal.read(job) for job in jobs]
         results = {place: result for place, result in enumerate(held) if result is not None}
 
-        def keep(place: int, found: dict[str, Tensor]) -> None:
-            results[place] = found
-            if journal is not None:
-                journal.keep(jobs[place], found)
-            if advance is not None:
-                advance(1)
+        def keep(place: int, found: Mapping[str, Tensor]) -> None:
+            results[place] = finished(jobs[place], found, journal, advance)
 
         left = [place for place in range(len(jobs)) if place not in results]
         n = min(self.n or _cores(), max(1, len(jobs)))
@@ -94,7 +90,7 @@ class Processes:
             # One of those that ran killed its process. Each once more, with no other beside it: then it shows which.
             for place in broken:
                 if self._gather(function, {place: jobs[place]}, 1, threads, keep) and self.lost is not None:
-                    keep(place, settled(self.lost(jobs[place], KILLED)))
+                    keep(place, self.lost(jobs[place], KILLED))
                 left.remove(place)
         return [results[place] for place in range(len(jobs))]
 
@@ -104,7 +100,7 @@ class Processes:
         jobs: Mapping[int, Any],
         n: int,
         threads: int,
-        keep: Callable[[int, dict[str, Tensor]], None],
+        keep: Callable[[int, Mapping[str, Tensor]], None],
     ) -> list[int]:
         """Takes what ends, as it ends; gives back those that may have killed their process."""
         context = multiprocessing.get_context("spawn")

@@ -1,5 +1,6 @@
 """Jobs each of which several processes do together, one job after the other, as `accelerate launch` starts them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,13 @@ import torch
 from torch import Tensor
 
 from pellucid.base.optional import optional
-from pellucid.distributed.executor import settled
+from pellucid.distributed.executor import finished
 from pellucid.distributed.journal import Journal
+
+
+def launched() -> bool:
+    """Whether this process has others beside it, which `accelerate launch` or torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,5 @@ class Together:
             optional("accelerate", extra="train").utils.broadcast_object_list(left, from_process=0)
         for place, job in enumerate(jobs):
             if left[place]:
-                results[place] = found = settled(function(job))
-                if journal is not None:
-                    journal.keep(job, found)
-                if advance is not None:
-                    advance(1)
+                results[place] = finished(job, function(job), journal, advance)
         return [{} if result is None else result for result in results]

@@ -18,7 +18,6 @@ from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
 from pellucid.distributed.executor import Executor
 from pellucid.distributed.journal import Journal
-from pellucid.distributed.local import Local
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.measurement import Measurement
 from pellucid.studies import over_runs
@@ -90,13 +89,9 @@ def attention_only(
     texts = dict(data or {"made": MADE})
     shown = [(name, HookedTransformer.from_pretrained(name)) for name in beside]
     jobs = jobs_of(texts, sizes, text)
-    if journal is not None:
-        jobs = journal.jobs or jobs
-        journal.begin(jobs)
-    more: dict[str, Any] = {} if advance is None else {"advance": advance}
-    found = (executor or Local()).map(run, jobs, journal=journal, **more)
+    found = over_runs.carried_out(run, jobs, executor, journal, advance)
     runs: dict[str, dict[str, list[Mapping[str, Tensor]]]] = {name: {} for name in texts}
-    for job, tensors in zip(jobs, found, strict=True):
+    for job, tensors in found:
         runs[job["data"]].setdefault(job["arm"], []).append(tensors)
     first = next(iter(texts))
     settings = {"quick": quick, "full": full, "steps": sizes.steps, "data": texts, "text": text}
@@ -114,7 +109,7 @@ def attention_only(
         result.measurements |= _maps(mapped(model, text, layers=2), name, record)
     return StudyResult(
         study="attention-only",
-        model=f"{len(jobs)} models trained here",
+        model=f"{len(found)} models trained here",
         record=record,
         figures=result.figures,
         measurements=result.measurements,
@@ -185,7 +180,7 @@ def blame(runs: Runs, record: Record) -> Findings:
     ours = runs[REFERENCE.name]
     for name, setting in SETTINGS.items():
         theirs = runs.get(f"cost_{name}")
-        words = f"{setting.words}: {setting.theirs} instead of {setting.ours}"
+        words = setting.told
         for figure, number in (("cost_of", "bits_per_byte"), ("icl_cost_of", "in_context_bits_per_byte")):
             if theirs is None:
                 one = Figure(unit=BITS, label=words, reason="not asked by a quick look")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from pellucid.train.recipe import Recipe, recipe_of
+from pellucid.train.recipe import Recipe, put, recipe_of
 
 BUNDLED = "prose-2l-mixed"
 """The bundled model from which parts are taken; the reference has its shape."""
@@ -39,6 +39,11 @@ class Setting:
     ours: str
     theirs: str
     changes: Mapping[str, Any]
+
+    @property
+    def told(self) -> str:
+        """What is otherwise."""
+        return f"{self.words}: {self.theirs} instead of {self.ours}"
 
 
 SETTINGS = {
@@ -144,7 +149,7 @@ def costs(quick: bool) -> list[Arm]:
     return [
         Arm(
             name=f"cost_{one.name}",
-            words=f"{one.words}: {one.theirs} instead of {one.ours}",
+            words=one.told,
             seeds=(3, 2),
             changes=one.changes,
         )
@@ -251,11 +256,7 @@ class Sizes:
             "checkpoints": {"every": 0, "log_spaced": False},
         }
         for key, value in arm.changes.items():
-            *outer, last = key.split(".")
-            part = values
-            for name in outer:
-                part = part[name]
-            part[last] = deepcopy(value)
+            put(values, key.split("."), deepcopy(value))
         length = values["data"]["length"]
         values["batch_size"] = self.tokens // length // 8 * 8 if self.full else self.tokens // length
         values["probes"]["held_out"] = 16384 // length

@@ -96,7 +96,7 @@ def _blame(page: Page, result: StudyResult) -> None:
     rows = []
     for name, cost in _costs(result):
         setting, icl = SETTINGS[name], result.figures[f"icl_cost_of_{name}"]
-        rows.append([setting.words, setting.ours, setting.theirs, *_cells(cost), *_cells(icl)])
+        rows.append([setting.words, setting.ours, setting.theirs, *cost.cells(), *icl.cells()])
     heads = ["setting", "reference", "source", "cost", "95 % interval", "in-context cost", "95 % interval"]
     page.table(heads, rows, "Differences of means, with Welch's interval over seeds. Above 0: the setting costs.")
     if "path" in result.measurements:
@@ -127,7 +127,7 @@ def _layers(page: Page, result: StudyResult) -> None:
             figures = [
                 result.figures[f"{name}_{arm.name}{suffix}"] for name in ("bits_per_byte", "perplexity", "icl_score")
             ]
-            rows.append([arm.words, *(cell for figure in figures for cell in _cells(figure))])
+            rows.append([arm.words, *(cell for figure in figures for cell in figure.cells())])
         heads = ["bits per byte", "95 % interval", "perplexity per token", "95 % interval", "in-context score (nats)"]
         page.table(
             ["", *heads, "95 % interval"],
@@ -159,7 +159,7 @@ def _bigrams(page: Page, result: StudyResult) -> None:
     names = ["bits_per_byte_0_layers", "bits_per_byte_counted_bigrams", "bigram_divergence", "bigram_agreement"]
     words = ["bits per byte, the model", "bits per byte, the counted bigrams"]
     words += ["divergence of the model from the counts (nats)", "share of tokens with the same most probable next one"]
-    rows = [[word, *_cells(result.figures[name])] for word, name in zip(words, names, strict=True)]
+    rows = [[word, *result.figures[name].cells()] for word, name in zip(words, names, strict=True)]
     page.table(["", "mean", "95 % interval"], rows, "Over seeds; the counts have none.")
 
 
@@ -185,9 +185,9 @@ def _skip_trigrams(page: Page, result: StudyResult) -> None:
     page.table(
         ["", "mean", "95 % interval"],
         [
-            ["share of them that the text makes likelier", *_cells(share)],
-            ["the same with another s", *_cells(control)],
-            ["difference", *_cells(excess)],
+            ["share of them that the text makes likelier", *share.cells()],
+            ["the same with another s", *control.cells()],
+            ["difference", *excess.cells()],
         ],
         "Over seeds.",
     )
@@ -213,7 +213,7 @@ def _heads(page: Page, result: StudyResult) -> None:
     for arm in LAYERS[1:]:
         for role in ("induction", "previous_token"):
             figure = result.figures[f"{role}_{arm.name}"]
-            rows.append([f"{arm.words}: {role.replace('_', ' ')}", *_cells(figure)])
+            rows.append([f"{arm.words}: {role.replace('_', ' ')}", *figure.cells()])
     page.table(
         ["", "score − control", "95 % interval"],
         rows,
@@ -231,10 +231,10 @@ def _maps(page: Page, result: StudyResult) -> None:
         "which a picture of a model without BOS leads."
     )
     rows = [
-        [words, *_cells(result.figures[f"attention_to_first_{name}"])]
+        [words, *result.figures[f"attention_to_first_{name}"].cells()]
         for name, words in (("1_layers", "1 layer"), ("2_layers", "2 layers"), ("2_layers_mlp", "2 layers with MLP"))
     ]
-    rows.append(["2 layers, trained without BOS", *_cells(result.figures["attention_to_first_without_bos"])])
+    rows.append(["2 layers, trained without BOS", *result.figures["attention_to_first_without_bos"].cells()])
     page.table(
         ["", "attention to the first token − uniform", "95 % interval"],
         rows,
@@ -268,7 +268,7 @@ def _map(page: Page, pattern: Measurement, written: Measurement, model: str) -> 
 
 
 def _taken(page: Page, result: StudyResult) -> None:
-    rows = [[arm.words, *_cells(result.figures[f"bits_per_byte_{arm.name}"])] for arm in TAKEN]
+    rows = [[arm.words, *result.figures[f"bits_per_byte_{arm.name}"].cells()] for arm in TAKEN]
     if any(result.figures[f"bits_per_byte_{arm.name}"].value is not None for arm in TAKEN):
         page.section("Does it help to take parts of a trained model?").table(
             ["", "bits per byte", "95 % interval"], rows, "Means over seeds. What is taken stays as it is."
@@ -306,10 +306,3 @@ def _suffixes(result: StudyResult) -> list[str]:
 
 def _of(suffix: str) -> str:
     return f" of {suffix[1:]}" if suffix else ""
-
-
-def _cells(figure: Figure) -> list[object]:
-    if figure.value is None:
-        return [None, figure.reason]
-    ends = figure.reason if figure.low is None or figure.high is None else f"[{figure.low:.3g}, {figure.high:.3g}]"
-    return [float(figure.value), ends]

@@ -18,7 +18,6 @@ from torch import Tensor
 from pellucid.base.record import Record
 from pellucid.distributed.executor import Executor
 from pellucid.distributed.journal import Journal
-from pellucid.distributed.local import Local
 from pellucid.maths.spectrum import effective_rank
 from pellucid.measurement import Measurement
 from pellucid.studies import over_runs
@@ -73,13 +72,9 @@ def emergence(
     """
     sizes = Sizes(quick=quick)
     jobs = jobs_of(sizes)
-    if journal is not None:
-        jobs = journal.jobs or jobs
-        journal.begin(jobs)
-    more: dict[str, Any] = {} if advance is None else {"advance": advance}
-    found = (executor or Local()).map(run, jobs, journal=journal, **more)
+    found = over_runs.carried_out(run, jobs, executor, journal, advance)
     runs: dict[str, list[Mapping[str, Tensor]]] = {name: [] for name in ARMS}
-    for job, tensors in zip(jobs, found, strict=True):
+    for job, tensors in found:
         runs[job["arm"]].append(tensors)
     settings = {"quick": quick, "steps": sizes.steps, "runs": {name: len(arm) for name, arm in runs.items()}}
     settings["recipes"] = {name: arm.recipe(0, sizes).to_dict() for name, arm in ARMS.items()}
@@ -89,7 +84,7 @@ def emergence(
         result.add(part(runs, record))
     return StudyResult(
         study="emergence",
-        model=f"{len(jobs)} models trained here",
+        model=f"{len(found)} models trained here",
         record=record,
         figures=result.figures,
         measurements=result.measurements,

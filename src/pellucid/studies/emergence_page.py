@@ -11,7 +11,7 @@ from pellucid.measurement import Measurement
 from pellucid.report.page import Page
 from pellucid.studies.emergence_arms import ARMS, DECAYS, LONGEST, NEVER_TRAINED, OFFSET, ONE_HEAD, Arm
 from pellucid.studies.over_runs import verdict
-from pellucid.studies.result import Figure, StudyResult
+from pellucid.studies.result import StudyResult
 from pellucid.viz.attention import attention_patterns
 from pellucid.viz.plots import line, plot
 from pellucid.viz.showing import unshown
@@ -106,7 +106,7 @@ def _forming(page: Page, result: StudyResult) -> None:
     rows = []
     for word, name in zip(words, names, strict=True):
         one, four = (result.figures[f"{name}{suffix}"] for suffix in ("", "_four_heads"))
-        rows.append([word, *_cells(one), *_cells(four), one.unit])
+        rows.append([word, *one.cells(), *four.cells(), one.unit])
     page.table(
         ["", "1 head", "95 % interval", "4 heads", "95 % interval", "unit"],
         rows,
@@ -190,9 +190,9 @@ def _fixed(page: Page, result: StudyResult) -> None:
             ("control", "the same stripe where nothing repeats"),
         ):
             figure = result.figures[f"{arm}_{name}"]
-            rows.append([f"{ARMS[arm].words}: {words}", *_cells(figure), figure.unit])
+            rows.append([f"{ARMS[arm].words}: {words}", *figure.cells(), figure.unit])
     figure = result.figures["random_period_accuracy_elsewhere"]
-    rows.append([f"{ONE_HEAD.words}: accuracy at other periods", *_cells(figure), figure.unit])
+    rows.append([f"{ONE_HEAD.words}: accuracy at other periods", *figure.cells(), figure.unit])
     page.table(["", "mean", "95 % interval", "unit"], rows, "Means over runs.")
 
 
@@ -209,7 +209,7 @@ def _breaking_off(page: Page, result: StudyResult) -> None:
         suffix = "" if arm == "one_head" else f"_{arm}"
         parts = [result.figures[f"{name}{suffix}"] for name in ("score_first_third", "score_last_third")]
         often, off = (result.figures[f"{name}{suffix}"] for name in ("share_that_break_off", "break_off_position"))
-        rows.append([ARMS[arm].words, *_cells(parts[0]), *_cells(parts[1]), often.label, *_cells(off)])
+        rows.append([ARMS[arm].words, *parts[0].cells(), *parts[1].cells(), often.label, *off.cells()])
     heads = ["first third", "95 % interval", "last third", "95 % interval", "breaks off", "at position"]
     page.table(
         ["", *heads, "95 % interval"],
@@ -239,7 +239,7 @@ def _positions(page: Page, result: StudyResult) -> None:
     for name in names:
         suffix = "" if name == "one_head" else f"_{name}"
         parts = (f"effective_rank_position{suffix}", f"norm_first_third{suffix}", f"norm_last_third{suffix}")
-        rows.append([ARMS[name].words, *(cell for part in parts for cell in _cells(result.figures[part]))])
+        rows.append([ARMS[name].words, *(cell for part in parts for cell in result.figures[part].cells())])
     heads = ["effective rank", "95 % interval", "norm, first third", "95 % interval", "norm, last third"]
     page.table(["", *heads, "95 % interval"], rows, "Means over runs.")
     for title, key, axis in (
@@ -274,7 +274,7 @@ def _translation(page: Page, result: StudyResult) -> None:
         ("accuracy_without_cross_attention", "accuracy without cross-attention"),
     ):
         plain, noisy = (result.figures[f"{arm}_{name}"] for arm in ("encoder_decoder", "encoder_decoder_blanks"))
-        rows.append([words, *_cells(plain), *_cells(noisy)])
+        rows.append([words, *plain.cells(), *noisy.cells()])
     page.table(["", "no noise", "95 % interval", "spatial noise", "95 % interval"], rows, "Means over runs.")
     page.text(" ".join(needs(result)))
     for arm in ("encoder_decoder", "encoder_decoder_blanks"):
@@ -322,10 +322,3 @@ def _answers(page: Page, result: StudyResult, questions: Sequence[str]) -> None:
 
 def _named(arm: Arm) -> str:
     return arm.name.replace("_", " ")
-
-
-def _cells(figure: Figure) -> list[object]:
-    if figure.value is None:
-        return [None, figure.reason]
-    ends = figure.reason if figure.low is None or figure.high is None else f"[{figure.low:.3g}, {figure.high:.3g}]"
-    return [float(figure.value), ends]

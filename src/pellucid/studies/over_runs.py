@@ -1,18 +1,47 @@
-"""Figures of several runs: means, shares, medians and differences, with their intervals.
+"""Several runs: they are carried out; figures of them are means, shares, medians and differences, with their intervals.
 
 In: a number for each run. Out: a `Figure`, or its reason where there is nothing to say.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+from torch import Tensor
 
+from pellucid.distributed.executor import Executor
+from pellucid.distributed.journal import Journal
+from pellucid.distributed.local import Local
 from pellucid.maths.statistics import effect
 from pellucid.studies.result import Figure
 
 Numbers = Sequence[float] | Shaped[np.ndarray, " run"]
+
+
+def carried_out(
+    run: Callable[[Any], Mapping[str, Tensor]],
+    jobs: Sequence[Any],
+    executor: Executor | None,
+    journal: Journal | None,
+    advance: Callable[[int], object] | None,
+) -> list[tuple[Any, dict[str, Tensor]]]:
+    """Jobs, each with what it gave; with a journal that was begun, its jobs.
+
+    Args:
+        run: What does a job.
+        jobs: As JSON values.
+        executor: What runs them; None: this process, one after the other.
+        journal: Where finished jobs are kept.
+        advance: Is told 1 whenever a job has ended, by executors that tell it.
+    """
+    if journal is not None:
+        jobs = journal.jobs or jobs
+        journal.begin(jobs)
+    more: dict[str, Any] = {} if advance is None else {"advance": advance}
+    found = (executor or Local()).map(run, jobs, journal=journal, **more)
+    return list(zip(jobs, found, strict=True))
 
 
 def mean(

@@ -58,6 +58,13 @@ class Figure:
         reason = "one prompt has no interval" if mean.n == 1 else None
         return cls(unit=mean.unit, value=mean.item(), low=low, high=high, label=label, reason=reason)
 
+    def cells(self) -> list[object]:
+        """For a table: the value and the ends of its interval, or why there is none."""
+        if self.value is None:
+            return [None, self.reason]
+        known = self.low is not None and self.high is not None
+        return [float(self.value), f"[{self.low:.3g}, {self.high:.3g}]" if known else self.reason]
+
 
 @dataclass
 class Findings:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,53 @@ def check_vacant(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
         OutputError: It holds results and neither `resume` nor `overwrite` is asked for, or both are; nothing is there
             to be resumed; or it is of another recipe.
     """
-    if resume and overwrite:
-        raise OutputError("one of --resume and --overwrite must be chosen, got both (resume, overwrite)")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
-    held = [name for name in OURS if (folder / name).exists()]
+    check_results(folder, OURS, what="run", begun=RECIPE, resume=resume, overwrite=overwrite)
     if not resume:
-        if held and not overwrite:
-            raise OutputError(
-                f"{folder} must not hold results already, it has {held[0]}; add --resume (resume=True) to go on with "
-                "the run, or --overwrite (overwrite=True)"
-            )
         return
-    if RECIPE not in held:
-        raise OutputError(f"{folder} must hold a run to go on with, it has no {RECIPE}; leave --resume out")
     theirs = read_recipe(folder / RECIPE)
     difference = _difference(theirs.to_dict(), recipe.to_dict())
     if difference is not None:
         raise OutputError(
             f"{folder} must hold a run of this recipe, but {difference}; leave --resume out, or change it"
         )
+
+
+def check_results(folder: Path, names: Iterable[str], *, what: str, begun: str, resume: bool, overwrite: bool) -> None:
+    """Whether one may write to a folder, by what lies there.
+
+    Args:
+        folder: Where to.
+        names: What would be there if something had been written.
+        what: A run, or a grid.
+        begun: Which of the names shows that one was begun.
+        resume: It is to be gone on with.
+        overwrite: It is to be replaced.
+
+    Raises:
+        OutputError: It holds results and neither is asked for, or both are; or nothing is there to be resumed.
+    """
+    if resume and overwrite:
+        raise OutputError("one of --resume and --overwrite must be chosen, got both (resume, overwrite)")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
+    held = [name for name in names if (folder / name).exists()]
+    if held and not resume and not overwrite:
+        raise OutputError(
+            f"{folder} must not hold results already, it has {held[0]}; add --resume (resume=True) to go on with the "
+            f"{what}, or --overwrite (overwrite=True)"
+        )
+    if resume and begun not in held:
+        raise OutputError(f"{folder} must hold a {what} to go on with, it has no {begun}; leave --resume out")
+
+
+def take_away(folder: Path, names: Iterable[str]) -> None:
+    """Removes files and folders, those that are there."""
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_data(folder: Path, data: Mapping[str, Any]) -> None:
@@ -92,12 +119,7 @@ def prepare(folder: Path, recipe: Recipe, made_with: dict[str, Any], *, overwrit
         MisreadWarning: What the last digits depend on was otherwise when the run began.
     """
     if overwrite:
-        for name in OURS:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        take_away(folder, OURS)
     for place, name in [*((folder, name) for name in OURS), (folder / FOLDER, "*"), (folder / PROBES, "*")]:
         clear_abandoned(place, name)
     if (folder / MADE_WITH).is_file():

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pellucid.base.errors import ConfigError, PellucidError
 from pellucid.base.typed import typed
-from pellucid.train.recipe import Recipe, read_values, recipe_of
+from pellucid.train.recipe import Recipe, put, read_values, recipe_of
 
 GRID = "grid"
 """The section of a file that says how its combinations are run."""
@@ -147,11 +147,8 @@ def grid_of(values: Mapping[str, Any]) -> Grid:
 
 def _member(name: str, labels: Mapping[str, Label], values: Mapping[str, Any], settings: Mapping[Steps, Any]) -> Member:
     own = deepcopy(dict(values))
-    for (*outer, last), value in settings.items():
-        part = own
-        for step in outer:
-            part = part[step]
-        part[last] = deepcopy(value)
+    for steps, value in settings.items():
+        put(own, steps, deepcopy(value))
     try:
         return Member(name=name, labels=labels, recipe=recipe_of(own))
     except PellucidError as error:

@@ -6,7 +6,6 @@ that a grid which was killed at any moment ends, once it is resumed, as if it ha
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from pellucid.distributed.local import Local
 from pellucid.distributed.processes import Processes
 from pellucid.measurement import Measurement
 from pellucid.train.folder import OURS as OF_A_RUN
-from pellucid.train.folder import RECIPE
+from pellucid.train.folder import RECIPE, check_results, take_away
 from pellucid.train.grid import Grid, Member, grid_of, read_grid
 from pellucid.train.recipe import recipe_of, toml
 from pellucid.train.run import train
@@ -124,20 +123,31 @@ def train_grid(
     jobs = [{"run": m.name, "recipe": m.recipe.to_dict()} for m in grid.members if m.recipe is not None]
     if journal is not None:
         journal.begin(jobs)
-    if executor is None:
-        executor = Local() if device.startswith("cuda") else Processes(max_memory=grid.sampling.max_memory, lost=lost)
+    executor = executor or executor_of(grid, device)
     function = partial(_trained, folder=None if folder is None else str(folder / RUNS), device=device)
     more: dict[str, Any] = {} if advance is None else {"advance": advance}
     found = executor.map(function, jobs, journal=journal, **more)
     results = dict(zip((job["run"] for job in jobs), found, strict=True))
     runs = tuple(_ran(member, results.get(member.name)) for member in grid.members)
-    figure = "bits_per_byte" if any("bits_per_byte" in run.figures for run in runs) else "loss"
-    if not any(figure in run.figures for run in runs):
-        figure = "training_loss"
+    known = {name for run in runs for name in run.figures}
+    figure = next((name for name in ("bits_per_byte", "loss") if name in known), "training_loss")
     result = GridResult(grid=grid, results=_measured(grid, runs, figure), figure=figure, runs=runs, folder=folder)
     if folder is not None:
         _save(result, folder)
     return result
+
+
+def executor_of(grid: Grid, device: str, processes: int | None = None) -> Executor:
+    """What runs the jobs of a grid.
+
+    Args:
+        grid: Whose bound on memory is kept.
+        device: On a GPU, this process alone runs them, unless a number is asked for.
+        processes: Runs at a time; None: one a core.
+    """
+    if processes is None and device.startswith("cuda"):
+        return Local()
+    return Processes(processes, max_memory=grid.sampling.max_memory, lost=lost)
 
 
 def _grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
@@ -153,25 +163,10 @@ def _grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
 
 def _opened(folder: Path, grid: Grid, *, resume: bool, overwrite: bool) -> Journal:
     """The journal of a folder that one may write to."""
-    if resume and overwrite:
-        raise OutputError("one of --resume and --overwrite must be chosen, got both (resume, overwrite)")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} must be a folder for the results, it is a file; choose another place")
-    held = [name for name in (*OURS, *OF_A_RUN) if (folder / name).exists()]
-    if held and not resume and not overwrite:
-        raise OutputError(
-            f"{folder} must not hold results already, it has {held[0]}; add --resume (resume=True) to go on with the "
-            "grid, or --overwrite (overwrite=True)"
-        )
-    if resume and GRID_FILE not in held:
-        raise OutputError(f"{folder} must hold a grid to go on with, it has no {GRID_FILE}; leave --resume out")
+    ours = (*OURS, *OF_A_RUN)
+    check_results(folder, ours, what="grid", begun=GRID_FILE, resume=resume, overwrite=overwrite)
     if overwrite:
-        for name in (*OURS, *OF_A_RUN):
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        take_away(folder, ours)
     for name in OURS:
         clear_abandoned(folder, name)
     clear_abandoned(folder / JOURNAL)

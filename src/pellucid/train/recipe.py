@@ -204,12 +204,32 @@ def _change(values: dict[str, Any], change: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    for name in names[:-1]:
+    put(values, names, value)
+
+
+def put(values: dict[str, Any], steps: Sequence[str], value: Any) -> None:
+    """Sets a value in nested tables.
+
+    Args:
+        values: The outermost table.
+        steps: The names that lead to the value; tables that are missing are made.
+        value: What is put there.
+
+    Raises:
+        ConfigError: What stands on the way is no table.
+
+    Example:
+        >>> values = {"steps": 5}
+        >>> put(values, ["optimiser", "lr"], 0.1)
+        >>> values
+        {'steps': 5, 'optimiser': {'lr': 0.1}}
+    """
+    for name in steps[:-1]:
         inner = values.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{key} must be in a section, but {name} is {inner!r}")
+            raise ConfigError(f"{'.'.join(steps)} must be in a section, but {name} is {inner!r}")
         values = inner
-    values[names[-1]] = value
+    values[steps[-1]] = value
 
 
 def toml(values: Mapping[str, Any]) -> str:
