@@ -58,6 +58,16 @@ class Norm(Part):
         """What the norm gives for what passed `hook_normalized`."""
         return normalized
 
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """What the norm divides by."""
+        return torch.ones_like(x[..., :1])
+
+    def held(
+        self, x: Float[Tensor, "*rows d_model"], scale: Float[Tensor, "*#rows 1"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The stream, divided by a scale that is not its own."""
+        return x / scale
+
 
 class LayerNormPart(Norm):
     """LayerNorm with its points: `hook_scale` `[batch pos 1]`, and `hook_normalized`, which lies after `w` and `b`."""
@@ -74,13 +84,25 @@ class LayerNormPart(Norm):
         """The stream, normalised."""
         if not watched(run, self.hook_scale, self.hook_normalized):
             return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
-        wide = widened(x)
-        wide = wide - wide.mean(-1, keepdim=True)
-        scale = at(self.hook_scale, (wide.square().mean(-1, keepdim=True) + self.eps).sqrt(), run)
-        out = wide / scale
+        return at(self.hook_normalized, self.held(x, at(self.hook_scale, self.scale(x), run)), run)
+
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """What the norm divides by."""
+        return (_centred(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def held(
+        self, x: Float[Tensor, "*rows d_model"], scale: Float[Tensor, "*#rows 1"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The stream, divided by a scale that is not its own."""
+        out = _centred(x) / scale
         if self.w is not None and self.b is not None:
             out = out * self.w + self.b
-        return at(self.hook_normalized, out.to(x.dtype), run)
+        return out.to(x.dtype)
+
+
+def _centred(x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    wide = widened(x)
+    return wide - wide.mean(-1, keepdim=True)
 
 
 class RMSNormPart(Norm):
@@ -97,9 +119,18 @@ class RMSNormPart(Norm):
         """The stream, normalised."""
         if not watched(run, self.hook_scale, self.hook_normalized):
             return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
-        wide = widened(x)
-        scale = at(self.hook_scale, (wide.square().mean(-1, keepdim=True) + self.eps).sqrt(), run)
-        return self.finished(at(self.hook_normalized, (wide / scale).to(x.dtype), run))
+        scale = at(self.hook_scale, self.scale(x), run)
+        return self.finished(at(self.hook_normalized, (widened(x) / scale).to(x.dtype), run))
+
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """What the norm divides by."""
+        return (widened(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def held(
+        self, x: Float[Tensor, "*rows d_model"], scale: Float[Tensor, "*#rows 1"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The stream, divided by a scale that is not its own."""
+        return self.finished((widened(x) / scale).to(x.dtype))
 
     def finished(self, normalized: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What the norm gives for what passed `hook_normalized`."""

@@ -20,7 +20,7 @@ from pellucid.patching.plainly import Metric, Plainly, rows_of
 from pellucid.patching.plan import Entry, PlainCells, Plan
 from pellucid.patching.readout import Readout, last_stream
 from pellucid.patching.runs import AtPositions, Edited, OtherRun, PromptRun, Side, read
-from pellucid.patching.walk import Chunks, walk
+from pellucid.patching.walk import At, Chunks, Group, walk
 from pellucid.tasks.metrics import RowMetric
 from pellucid.tasks.pairs import Pairs
 
@@ -195,7 +195,13 @@ class Experiment:
             advance(rows)
 
         chunks = Chunks(self.budget.mlp_rows, self.budget.chunk)
-        walk(self.model, runs, entries, readout.finish, chunks=chunks, advance=done)
+        end = self.model.config.n_layers
+
+        def seen(at: At, groups: Sequence[Group]) -> None:
+            for group in groups if at[0] == end else ():
+                readout.finish(group)
+
+        walk(self.model, runs, entries, seen=seen, chunks=chunks, advance=done)
         advance(left)
 
     def _work(self, item: Entry | PlainCells) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from pellucid.patching.explained import explained
 from pellucid.patching.grid import Grid, Label, Question, Scene, Touch
-from pellucid.patching.sites import KINDS, PART_AXES, Kind
+from pellucid.patching.sites import KINDS, PART_AXES, Kind, Place
 
 SAME = "before the first token in which the two runs differ"
 BEHIND = "behind the positions that the metric looks at"
@@ -47,6 +47,12 @@ class Entry:
     def kind(self) -> Kind:
         """How it is prepared, and where it joins."""
         return KINDS[self.site]
+
+    @property
+    def joins(self) -> tuple[int, Place]:
+        """Where they join: behind a layer's MLP is before the next layer."""
+        joins = self.kind.joins
+        return (self.layer + 1, "before") if joins == "behind" else (self.layer, joins)
 
     def pieces(self, most: int) -> Iterator["Entry"]:
         """The same cells in entries of so many at the most."""

@@ -9,7 +9,9 @@ alike attend to the unpatched run's keys before them and to their own.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,9 +20,11 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.block import Block
 from pellucid.model.positional import Placing
 from pellucid.patching.entries import prepared
-from pellucid.patching.plan import Entry
 from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.sites import Place
+
+At: TypeAlias = tuple[int, Place]
+"""A place in the model: before a layer's attention, or between it and the MLP."""
 
 
 @dataclass(frozen=True)
@@ -53,47 +57,82 @@ class Chunks:
     """Keys, values and scores that are held at once."""
 
 
+@runtime_checkable
+class Joining(Protocol):
+    """Cells of one prompt that join the walk together."""
+
+    @property
+    def prompt(self) -> int:
+        """Whose."""
+        ...
+
+    @property
+    def joins(self) -> At:
+        """Where."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The positions whose stream has changed there."""
+        ...
+
+    @property
+    def cells(self) -> Int[np.ndarray, " cell"]:
+        """Where their results belong."""
+        ...
+
+
 @torch.no_grad()
 def walk(
     model: HookedTransformer,
     runs: Mapping[int, PromptRun],
-    entries: Sequence[Entry],
-    finish: Callable[[Group], None],
+    entries: Sequence[Joining],
     *,
+    prepare: Callable[[PromptRun, Any], Float[Tensor, "cell row d_model"]] = prepared,
+    seen: Callable[[At, Sequence[Group]], None],
+    until: At | None = None,
     chunks: Chunks = Chunks(),
     advance: Callable[[float], object] = lambda work: None,
 ) -> None:
-    """Carries the cells of some entries to the end.
+    """Carries the cells of some entries to the end, or to some place below it.
 
     Args:
         model: Whose blocks are in pieces.
         runs: The unpatched run of each prompt, by its number.
         entries: What joins.
-        finish: Is given the stream behind the last block, group by group, at the positions that the metric looks at.
+        prepare: Makes the stream of an entry's cells where they join.
+        seen: Is given all cells at every place, before attention and before the MLP of each layer. Before the layer
+            that follows the last one, and before the last MLP, they stand at the positions that the metric looks at.
+        until: The last place; None: behind the last block.
         chunks: How much is worked on at once.
         advance: Is told the rows that have passed a layer.
     """
-    waiting: dict[tuple[int, Place], list[Entry]] = {}
+    waiting: dict[At, list[Joining]] = {}
     for entry in entries:
-        layer, place = (entry.layer + 1, "before") if entry.kind.joins == "behind" else (entry.layer, entry.kind.joins)
-        waiting.setdefault((layer, place), []).append(entry)
-    n_layers = model.config.n_layers
+        waiting.setdefault(entry.joins, []).append(entry)
+    end: At = (model.config.n_layers, "before")
+    last = end if until is None else until
     groups: list[Group] = []
-    for layer in range(min((layer for layer, _ in waiting), default=n_layers), n_layers):
+    for layer in range(min((layer for layer, _ in waiting), default=last[0]), end[0]):
         block = model.blocks[layer]
-        groups += _joining(runs, waiting.pop((layer, "before"), ()))
+        groups += _joining(runs, waiting.pop((layer, "before"), ()), prepare)
+        seen((layer, "before"), groups)
+        if last == (layer, "before"):
+            return
         groups = _attended(model, layer, groups, chunks) if groups else []
-        groups += _joining(runs, waiting.pop((layer, "between"), ()))
+        groups += _joining(runs, waiting.pop((layer, "between"), ()), prepare)
+        seen((layer, "between"), groups)
+        if last == (layer, "between"):
+            return
         if groups and block.mlp is not None:
             groups = _through_mlp(block, groups, chunks)
         advance(sum(len(group.cells) * len(group.rows) for group in groups))
-    for group in [*groups, *_joining(runs, waiting.pop((n_layers, "before"), ()))]:
-        finish(group)
+    seen(end, [*groups, *_joining(runs, waiting.pop(end, ()), prepare)])
 
 
-def _joining(runs: Mapping[int, PromptRun], entries: Iterable[Entry]) -> list[Group]:
+def _joining(runs: Mapping[int, PromptRun], entries: Iterable[Joining], prepare: Callable[..., Tensor]) -> list[Group]:
     return [
-        Group(runs[entry.prompt], entry.rows, torch.from_numpy(entry.cells), prepared(runs[entry.prompt], entry))
+        Group(runs[entry.prompt], entry.rows, torch.from_numpy(entry.cells), prepare(runs[entry.prompt], entry))
         for entry in entries
     ]
 
@@ -110,12 +149,13 @@ def _parted(flat: Float[Tensor, "flat ..."], groups: Sequence[Group]) -> list[Te
 
 
 def _through_mlp(block: Block, groups: Sequence[Group], chunks: Chunks) -> list[Group]:
-    done = [_after_mlp(block, part) for part in _flat(groups).split(chunks.mlp_rows)]
+    done = [after_mlp(block, part) for part in _flat(groups).split(chunks.mlp_rows)]
     parts = _parted(_joined(done), groups)
     return [replace(group, x=part) for group, part in zip(groups, parts, strict=True)]
 
 
-def _after_mlp(block: Block, x: Float[Tensor, "flat d_model"]) -> Float[Tensor, "flat d_model"]:
+def after_mlp(block: Block, x: Float[Tensor, "flat d_model"]) -> Float[Tensor, "flat d_model"]:
+    """The stream behind a block's MLP."""
     return x if block.mlp is None else block.joined(x, block.mlp(block.ln2(x)))
 
 
