@@ -4,6 +4,8 @@ The functions are imported at once, not when they are first used: two of them ar
 """
 
 from pellucid.patching.ablation import ablate
+from pellucid.patching.paths import paths
+from pellucid.patching.selections import Selection, embed, heads, logits, mlps, neurons
 from pellucid.patching.sweep import pairs, plan, sweep
 from pellucid.tasks.metrics import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, Rank
 from pellucid.tasks.pairs import Pairs
@@ -17,8 +19,15 @@ __all__ = [
     "Loss",
     "Pairs",
     "Rank",
+    "Selection",
     "ablate",
+    "embed",
+    "heads",
+    "logits",
+    "mlps",
+    "neurons",
     "pairs",
+    "paths",
     "plan",
     "sweep",
 ]

@@ -53,16 +53,9 @@ class Asked:
             ArgumentError: The arguments contradict each other, the model or the prompts.
             TokenError: Token ids that the model has not.
         """
-        if self.direction not in DIRECTIONS:
-            raise UnknownNameError(
-                f"direction must be 'denoise' (clean into corrupted) or 'noise', got {self.direction!r}"
-            )
-        _check_tokens(model, pairs)
-        metric = default_metric(pairs) if self.metric is None else self.metric
-        _check_metric(metric, pairs)
+        metric, scene = self._looked_at(model, pairs)
         unpatched, other = self._sides(model, pairs)
         question = self._question(model, pairs, metric)
-        scene = _scene(model, pairs, metric, self._first(pairs) if self.by is None else [0] * len(pairs))
         edited = None if self.by is None else Edited(model, self.by, self._edited_sites(question))
         return Experiment(
             model=model,
@@ -75,6 +68,17 @@ class Asked:
             clean=self.by is not None or self.direction == "noise",
             budget=self._budget(model),
         )
+
+    def _looked_at(self, model: HookedTransformer, pairs: Pairs) -> tuple[Metric, Scene]:
+        """The metric, and what must be known of model and prompts."""
+        if self.direction not in DIRECTIONS:
+            raise UnknownNameError(
+                f"direction must be 'denoise' (clean into corrupted) or 'noise', got {self.direction!r}"
+            )
+        _check_tokens(model, pairs)
+        metric = default_metric(pairs) if self.metric is None else self.metric
+        _check_metric(metric, pairs)
+        return metric, _scene(model, pairs, metric, self._first(pairs) if self.by is None else [0] * len(pairs))
 
     def settings(self, experiment: Experiment) -> dict[str, Any]:
         """What a record must tell: all that the numbers depend on beside model and prompts."""
@@ -114,11 +118,7 @@ class Asked:
         layered = any(layers_of(site, model.hook_names) != [None] for site in sites)
         attention = model.config.attention
         check_over(over, sites, layered=layered, grouped=attention.kv_heads != attention.n_heads)
-        if {"pos", "q_pos", "k_pos"} & set(over) and len(set(pairs.lengths.tolist())) > 1:
-            raise ArgumentError(
-                f"prompts must have one length to be patched over pos, got {_listed(pairs.lengths)} tokens; "
-                "name positions, and patch over position"
-            )
+        check_lengths(over, pairs)
         freeze = _freeze(self.freeze, model)
         return Question(
             sites=sites,
@@ -127,7 +127,7 @@ class Asked:
             groups=groups,
             causal=self.by is None,
             freeze=freeze,
-            plainly=_why_plainly(model, metric, freeze, {*sites, *_grouped(groups)}),
+            plainly=why_plainly(model, metric, freeze, {*sites, *_grouped(groups)}),
         )
 
     def _edited_sites(self, question: Question) -> list[str]:
@@ -185,6 +185,15 @@ class Asked:
             limit = 2**32 if free is None else int(SHARE * free)
         most = MOST_ROWS_ON_CUDA if model.device.type == "cuda" else MOST_ROWS
         return Budget(model.config, model.embed.W_E.element_size(), limit, most)
+
+
+def check_lengths(over: Sequence[str], pairs: Pairs) -> None:
+    """Whether positions may be told apart by their number."""
+    if {"pos", "q_pos", "k_pos"} & set(over) and len(set(pairs.lengths.tolist())) > 1:
+        raise ArgumentError(
+            f"prompts must have one length to be patched over pos, got {_listed(pairs.lengths)} tokens; "
+            "name positions, and patch over position"
+        )
 
 
 def _grouped(groups: Mapping[str, Sequence[Site]]) -> list[str]:
@@ -319,7 +328,8 @@ def _freeze(freeze: str | Sequence[str], model: HookedTransformer) -> tuple[str,
     return found
 
 
-def _why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str], sites: Collection[str]) -> str | None:
+def why_plainly(model: HookedTransformer, metric: Metric, freeze: Sequence[str], sites: Collection[str]) -> str | None:
+    """Why cells must be run plainly; None where they need not."""
     if not isinstance(metric, RowMetric):
         return "the metric is a function of all logits"
     if freeze:

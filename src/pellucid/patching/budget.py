@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pellucid.base.errors import ArgumentError, TooLargeError
 from pellucid.model.config import Config
 from pellucid.patching.needs import Need
-from pellucid.patching.plan import Entry, PlainCells, Plan
+from pellucid.patching.plan import Item, PlainCells, Plan
 
 MOST_ROWS = 2**14
 """Rows carried in one job on a CPU: beyond, nothing is gained, and less is kept when a sweep is interrupted."""
@@ -80,7 +80,7 @@ class Budget:
         d_mlp = 0 if config.mlp is None else config.mlp.d_mlp
         return self.itemsize * (8 * config.d_model + 4 * d_mlp + 4 * attention.n_heads * attention.d_head)
 
-    def split(self, plan: Plan, need: Need, *, logits_of: int | None) -> tuple[list[Entry | PlainCells], list[range]]:
+    def split(self, plan: Plan, need: Need, *, logits_of: int | None) -> tuple[list[Item], list[range]]:
         """A plan's items, in pieces that fit, and the jobs: which of them run together.
 
         Args:
@@ -91,14 +91,14 @@ class Budget:
         Raises:
             TooLargeError: One cell does not fit.
         """
-        items: list[Entry | PlainCells] = []
+        items: list[Item] = []
         jobs: list[range] = []
         held, rows = self._fixed(plan), 0
         job_prompts: set[int] = set()
         for item, kept in self._pieces(plan, need, logits_of):
             size = self._size(plan, item, logits_of)
             new = 0 if item.prompt in job_prompts else kept
-            carried = len(item.cells) * item.carried if isinstance(item, Entry) else 0
+            carried = 0 if isinstance(item, PlainCells) else len(item.cells) * item.carried
             full = held + size + new > self.limit or rows + carried > self.most_rows
             if not jobs or (full and len(jobs[-1])) or isinstance(item, PlainCells):
                 jobs.append(range(len(items), len(items)))
@@ -109,10 +109,10 @@ class Budget:
             jobs[-1] = range(jobs[-1].start, len(items))
         return items, jobs
 
-    def _pieces(self, plan: Plan, need: Need, logits_of: int | None) -> Iterator[tuple[Entry | PlainCells, int]]:
+    def _pieces(self, plan: Plan, need: Need, logits_of: int | None) -> Iterator[tuple[Item, int]]:
         """Each item in pieces that fit, with what must be kept for its prompt."""
         kept: dict[int, int] = {}
-        of_prompt: dict[int, list[Entry | PlainCells]] = {}
+        of_prompt: dict[int, list[Item]] = {}
         for item in plan.items:
             of_prompt.setdefault(item.prompt, []).append(item)
         for prompt, together in of_prompt.items():
@@ -122,7 +122,7 @@ class Budget:
             room = self.limit - self._fixed(plan) - kept[item.prompt]
             each = self._size(plan, next(item.pieces(1)), logits_of)
             most = room // each
-            if isinstance(item, Entry):
+            if not isinstance(item, PlainCells):
                 most = min(most, self.most_rows // item.carried) or min(1, most)
             if most < 1:
                 needed = math.ceil(self._least(self._momentary(plan) + kept[item.prompt] + each) / 1e5) / 10
@@ -134,10 +134,10 @@ class Budget:
             for piece in item.pieces(most):
                 yield piece, kept[item.prompt]
 
-    def _size(self, plan: Plan, item: Entry | PlainCells, logits_of: int | None) -> int:
+    def _size(self, plan: Plan, item: Item, logits_of: int | None) -> int:
         length = plan.grid.scene.lengths[item.prompt]
-        if isinstance(item, Entry):
-            return len(item.cells) * item.carried * self.row
+        if not isinstance(item, PlainCells):
+            return item.held * item.carried * self.row
         logits = (length if logits_of is None else logits_of) * self.config.vocab_out
         return len(item.cells) * (length * self.token + 4 * self.itemsize * logits)
 

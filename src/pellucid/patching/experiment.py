@@ -17,7 +17,7 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.patching.budget import Budget
 from pellucid.patching.needs import Need
 from pellucid.patching.plainly import Metric, Plainly, rows_of
-from pellucid.patching.plan import Entry, PlainCells, Plan
+from pellucid.patching.plan import Item, Joining, PlainCells, Plan
 from pellucid.patching.readout import Readout, last_stream
 from pellucid.patching.runs import AtPositions, Edited, OtherRun, PromptRun, Side, read
 from pellucid.patching.walk import At, Chunks, Group, walk
@@ -56,13 +56,13 @@ class Experiment:
         """Which activations are kept."""
         return Need(self.model.config, edited=self.edit is not None, freeze=self.plan.grid.question.freeze)
 
-    def work(self, items: Sequence[Entry | PlainCells]) -> float:
+    def work(self, items: Sequence[Item]) -> float:
         """How much there is to do, in rows that pass a layer."""
         return sum(map(self._work, items))
 
     @torch.no_grad()
     def job(
-        self, items: Sequence[Entry | PlainCells], prompts: Sequence[int], advance: Callable[[float], object]
+        self, items: Sequence[Item], prompts: Sequence[int], advance: Callable[[float], object]
     ) -> dict[str, Tensor]:
         """Runs some items.
 
@@ -85,7 +85,7 @@ class Experiment:
             "other": [self._measured(self.other, run, readout) for run in others.values() if self.other is not None],
         }
         _check(prompts, measured)
-        self._walk(runs, [item for item in items if isinstance(item, Entry)], readout, advance)
+        self._walk(runs, [item for item in items if not isinstance(item, PlainCells)], readout, advance)
         found = [] if readout is None else readout.found
         for item in (item for item in items if isinstance(item, PlainCells)):
             values = self._plainly.cells(runs[item.prompt], item, self.unpatched)
@@ -104,9 +104,7 @@ class Experiment:
     def _clean(self) -> Side:
         return self.unpatched if self.clean or self.other is None else self.other
 
-    def _runs(
-        self, items: Sequence[Entry | PlainCells], prompts: Sequence[int]
-    ) -> tuple[dict[int, PromptRun], dict[int, PromptRun]]:
+    def _runs(self, items: Sequence[Item], prompts: Sequence[int]) -> tuple[dict[int, PromptRun], dict[int, PromptRun]]:
         needs, last = self.need.of(self.plan.grid, items), [_last(self.model)]
         if self.other is None:
             runs, others = self._read([(self.unpatched, prompts)], needs.unpatched)[0], {}
@@ -180,7 +178,7 @@ class Experiment:
     def _walk(
         self,
         runs: Mapping[int, PromptRun],
-        entries: Sequence[Entry],
+        entries: Sequence[Joining],
         readout: Readout | None,
         advance: Callable[[float], object],
     ) -> None:
@@ -204,10 +202,10 @@ class Experiment:
         walk(self.model, runs, entries, seen=seen, chunks=chunks, advance=done)
         advance(left)
 
-    def _work(self, item: Entry | PlainCells) -> float:
+    def _work(self, item: Item) -> float:
         n_layers = self.model.config.n_layers
-        if isinstance(item, Entry):
-            return len(item.cells) * item.carried * (n_layers - item.layer)
+        if not isinstance(item, PlainCells):
+            return len(item.cells) * item.carried * (n_layers + 1 - item.layer)
         return len(item.cells) * self.plan.grid.scene.lengths[item.prompt] * (1 + n_layers - (item.layer or 0))
 
 

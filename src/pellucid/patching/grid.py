@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooks.site import Site
@@ -92,6 +92,11 @@ class Grid:
         if axis in ("pos", "q_pos", "k_pos"):
             return tuple(range(max(scene.lengths, default=0)))
         return tuple(range(scene.sizes[axis]))
+
+    @cached_property
+    def impossible(self) -> Bool[np.ndarray, " cell"]:
+        """True, of the cells laid out flat, where there is nothing to patch; of a sweep's, nowhere."""
+        return np.zeros(int(np.prod(self.shape)), bool)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pellucid.hooks.names import AXES, short_name
 from pellucid.model.config import Config
 from pellucid.model.positional import Learned, Rotary
 from pellucid.patching.grid import Grid
-from pellucid.patching.plan import Entry, PlainCells
+from pellucid.patching.plan import Entry, Item, PlainCells
 from pellucid.patching.sites import DERIVED, FROZEN, KINDS, point, taken
 
 _OWN = {
@@ -48,18 +48,18 @@ class Need:
         self.config, self.edited, self.freeze = config, edited, freeze
         self.rotary = isinstance(config.positions, Rotary)
 
-    def of(self, grid: Grid, items: Iterable[Entry | PlainCells]) -> Needs:
+    def of(self, grid: Grid, items: Iterable[Item]) -> Needs:
         """What must be kept for some items of a plan."""
         own, other = set[str](), set[str]()
         lowest = n_layers = self.config.n_layers
         for item in items:
             if isinstance(item, PlainCells):
                 self._add_plain(grid, item, own, other)
-            else:
+            elif isinstance(item, Entry):
                 lowest = min(lowest, item.layer)
                 self._add_entry(item, own, other)
         for layer in range(lowest, n_layers):
-            own |= {point(name, layer) for name in ("resid_pre", *self._taken("qkv"))}
+            own |= {point(name, layer) for name in ("resid_pre", *self.taken("qkv"))}
         own.add(point("resid_post", n_layers - 1) if n_layers else "hook_embed")
         return Needs(sorted(own), sorted(other))
 
@@ -71,7 +71,8 @@ class Need:
         sizes["neuron"] = 0 if mlp is None else mlp.d_mlp
         return itemsize * sum(math.prod(sizes[axis] for axis in AXES[short_name(name)].split()) for name in set(names))
 
-    def _taken(self, names: Iterable[str]) -> list[str]:
+    def taken(self, names: Iterable[str]) -> list[str]:
+        """The sites of queries, keys and values as attention takes them."""
         return [taken(name, rotary=self.rotary) for name in names]
 
     def _add_entry(self, entry: Entry, own: set[str], other: set[str]) -> None:
@@ -91,7 +92,7 @@ class Need:
             self._add_other(site, None if outside else layer, other)
 
     def _add_other(self, site: str, layer: int | None, other: set[str]) -> None:
-        other |= {point(name, layer) for name in self._taken(_OTHER.get(site, (site,)))}
+        other |= {point(name, layer) for name in self.taken(_OTHER.get(site, (site,)))}
         if site in ("q", "k"):  # run plainly, they are put in before they are turned
             other.add(point(site, layer))
 
@@ -105,5 +106,5 @@ class Need:
                 self._add_other(site, layer, other)
         for site in (site for name in self.freeze for site in FROZEN[name]):
             for layer in [None] if site.startswith("ln_final") else range(item.layer or 0, n_layers):
-                names = self._taken("qk") if site in DERIVED else [site]
+                names = self.taken("qk") if site in DERIVED else [site]
                 own |= {full for name in names if (full := point(name, layer)) in grid.scene.hook_names}

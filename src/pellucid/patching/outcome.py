@@ -20,7 +20,7 @@ from pellucid.hooked_transformer import record_of
 from pellucid.measurement import Measurement
 from pellucid.patching.asked import Asked, hashed
 from pellucid.patching.experiment import Experiment
-from pellucid.patching.plan import Entry, PlainCells, Plan
+from pellucid.patching.plan import Item, Plan
 from pellucid.pretrained.native import weights_hash
 from pellucid.tasks.metrics import RowMetric
 
@@ -80,7 +80,7 @@ def outcome(
     return _measurement(experiment, settings, results)
 
 
-def _split(experiment: Experiment) -> tuple[list[Entry | PlainCells], list[range]]:
+def _split(experiment: Experiment) -> tuple[list[Item], list[range]]:
     metric = experiment.metric
     rows = metric.rows(experiment.pairs).shape[1] if isinstance(metric, RowMetric) else None
     return experiment.budget.split(experiment.plan, experiment.need, logits_of=rows)
@@ -94,7 +94,8 @@ def _measurement(
     values = np.repeat(unpatched, int(np.prod(grid.shape[1:])))
     for part in done:
         values[part["cells"].numpy()] = part["values"].numpy()
-    lost = int(np.isnan(values).sum())
+    values[grid.impossible] = np.nan
+    lost = int(np.isnan(values).sum() - grid.impossible.sum())
     if lost:
         warnings.warn(f"the metric is no number in {lost} of {values.size} cells", MisreadWarning, stacklevel=4)
     exact = np.float64 if model.dtype == torch.float64 else np.float32

@@ -17,7 +17,7 @@ from pellucid.patching.walk import Chunks
 
 
 def received(
-    run: PromptRun, crossing: Crossing, x: Streams, *, frozen: bool, chunks: Chunks = Chunks()
+    run: PromptRun, crossing: Crossing, x: Streams, *, frozen: bool, chunks: Chunks
 ) -> Float[Tensor, "cell row d_model"]:
     """The stream where a crossing's edges join the walk, at their rows: by sender, then by head.
 
@@ -36,9 +36,15 @@ def received(
     positions = torch.tensor(crossing.read, device=x.device).repeat(len(x))
     placing = run.model.placing_at(positions, normed, crossing.layer)
     flat = normed.flatten(0, 1)
-    make = {"q": lambda: attn.queries(flat, placing), "k": lambda: attn.keys(flat, placing), "v": lambda: attn.values(flat)}
+    make = {
+        "q": lambda: attn.queries(flat, placing),
+        "k": lambda: attn.keys(flat, placing),
+        "v": lambda: attn.values(flat),
+    }
     new = make[crossing.input]().unflatten(0, x.shape[:2])
-    each = new.element_size() * (run.end + 1) * (2 * config.kv_heads * config.d_head + len(crossing.rows) * config.n_heads)
+    each = (
+        new.element_size() * (run.end + 1) * (2 * config.kv_heads * config.d_head + len(crossing.rows) * config.n_heads)
+    )
     size = max(1, chunks.attention_bytes // each)
     return torch.cat([_by_attention(run, crossing, block, part) for part in new.split(size)])
 
@@ -60,7 +66,7 @@ def _by_mlp(
 
 
 def _by_attention(
-    run: PromptRun, crossing: Crossing, block: Block, new: Float[Tensor, "sender row heads d_head"]
+    run: PromptRun, crossing: Crossing, block: Block, new: Float[Tensor, "sender read heads d_head"]
 ) -> Float[Tensor, "cell row d_model"]:
     """Attention once more, with all heads patched at once: a head sees nothing of what another one receives."""
     attn, layer, end, rows = block.attn, crossing.layer, run.end + 1, span(crossing.rows)

@@ -7,50 +7,46 @@ one input of one layer, some senders below it and some of its heads.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pellucid.patching.grid import Label, Question, Scene
-from pellucid.patching.plan import BEHIND, SAME, UNSEEN
+from pellucid.patching.grid import Grid, Question, Scene
+from pellucid.patching.plan import BEHIND, SAME, UNSEEN, Joining, Plan
 from pellucid.patching.selections import INPUTS, Component
 from pellucid.patching.sites import Place
 
 
-@dataclass(frozen=True, eq=False)
-class PathGrid:
-    """The edges: one cell for each prompt, sender, receiver and input, and each position where these are told apart."""
+class PathGrid(Grid):
+    """The edges: one cell for each prompt, sender, receiver and input, and each position where these are told apart.
 
-    scene: Scene
-    senders: Sequence[Component]
-    receivers: Mapping[Component, tuple[str, ...]]
-    """By which inputs each receives."""
-    through: str = "edge"
-    over: str | None = None
-    """`pos`, or `position` by name; None: the sender is patched at all positions at once."""
-    question: Question = field(default_factory=lambda: Question(sites=("paths",), over=()))
+    Args:
+        scene: Model and prompts.
+        senders: Who sends.
+        receivers: Who receives, and by which inputs.
+        through: What happens between them.
+        over: `pos`, or `position` by name; None: the sender is patched at all positions at once.
+    """
 
-    @cached_property
-    def labels(self) -> dict[str, tuple[Label, ...]]:
-        """What the cells are called along each axis."""
-        inputs = {name for found in self.receivers.values() for name in found}
-        found: dict[str, tuple[Label, ...]] = {
-            "sender": tuple(sender.label for sender in self.senders),
-            "receiver": tuple(receiver.label for receiver in self.receivers),
+    def __init__(
+        self,
+        scene: Scene,
+        senders: Sequence[Component],
+        receivers: Mapping[Component, tuple[str, ...]],
+        through: str = "edge",
+        over: str | None = None,
+    ) -> None:
+        super().__init__(Question(sites=("paths",), over=() if over is None else (over,)), scene)
+        self.senders, self.receivers, self.through, self.over = senders, receivers, through, over
+        inputs = {name for found in receivers.values() for name in found}
+        self.labels = {
+            "sender": tuple(sender.label for sender in senders),
+            "receiver": tuple(receiver.label for receiver in receivers),
             "input": tuple(name for name in INPUTS if name in inputs),
+            **self.labels,
         }
-        if self.over == "pos":
-            found["pos"] = tuple(range(max(self.scene.lengths, default=0)))
-        if self.over == "position":
-            found["position"] = tuple(self.scene.positions)
-        return found
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Prompts, then the axes."""
-        return (len(self.scene.lengths), *map(len, self.labels.values()))
 
     @cached_property
     def impossible(self) -> Bool[np.ndarray, " cell"]:
@@ -73,7 +69,7 @@ class PathGrid:
 
 
 @dataclass(frozen=True, eq=False)
-class Crossing:
+class Crossing(Joining):
     """Edges of one prompt into one input of one layer."""
 
     prompt: int
@@ -105,6 +101,11 @@ class Crossing:
         """Where what they make of it joins the walk."""
         return (self.layer + 1, "before") if self.input == "mlp" else (self.layer, "between")
 
+    @property
+    def held(self) -> int:
+        """What the senders changed is held beside the edges, at two places."""
+        return len(self.cells) + 4 * len(self.senders)
+
     def pieces(self, most: int) -> Iterator["Crossing"]:
         """The same edges in parts of so many at the most, by sender, and by head where that must be."""
         heads = len(self.ids)
@@ -114,21 +115,6 @@ class Crossing:
             for head in range(0, heads, by_head):
                 one, other = slice(first, first + by_sender), slice(head, head + by_head)
                 yield replace(self, senders=self.senders[one], ids=self.ids[other], cells=cells[one, other].ravel())
-
-
-@dataclass(frozen=True, eq=False)
-class PathPlan:
-    """What will be run for each edge, and which edges need no run."""
-
-    grid: PathGrid
-    entries: tuple[Crossing, ...]
-    known: Mapping[str, int]
-    jobs: int | None = None
-
-    @property
-    def items(self) -> tuple[Crossing, ...]:
-        """Everything that is run, in order."""
-        return self.entries
 
 
 def stage(sender: Component) -> int:
@@ -141,7 +127,7 @@ def reaches(sender: Component, receiver: Component) -> bool:
     return stage(sender) <= 2 * receiver.layer + (receiver.kind == "mlp")
 
 
-def make_path_plan(grid: PathGrid) -> PathPlan:
+def make_path_plan(grid: PathGrid) -> Plan:
     """The crossings of a grid."""
     known: Counter[str] = Counter()
     crossings: list[Crossing] = []
@@ -154,7 +140,7 @@ def make_path_plan(grid: PathGrid) -> PathPlan:
         of = grid.labels["input"].index(name)
         for prompt in range(grid.shape[0]):
             for at, pos in enumerate(grid.places(prompt)):
-                cells = flat[prompt, :, :, of, at][np.ix_(senders, [where for where, _ in together])].ravel()
+                cells = flat[prompt, :, :, of, at][np.ix_(senders, np.array([where for where, _ in together]))].ravel()
                 ids = np.array([receiver.index for receiver in receivers])
                 found = _crossing(grid, prompt, layer, name, pos, senders, ids, cells)
                 if isinstance(found, str):
@@ -162,7 +148,7 @@ def make_path_plan(grid: PathGrid) -> PathPlan:
                 else:
                     crossings.append(found)
     crossings.sort(key=lambda crossing: (crossing.prompt, crossing.layer))
-    return PathPlan(grid, tuple(crossings), dict(known))
+    return Plan(grid, tuple(crossings), (), dict(known))
 
 
 def _inputs(grid: PathGrid) -> dict[tuple[int, str], list[tuple[int, Component]]]:

@@ -7,6 +7,7 @@ Senders are patched as a sweep's cells are (`entries.py`). What they change in t
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.sites import Place
 from pellucid.patching.walk import At, Chunks, Group, after_mlp, walk
 
-Streams = Float[Tensor, "sender row d_model"]
+Streams = Float[Tensor, "sender read d_model"]
 PLACES: tuple[Place, ...] = ("before", "between")
 SITES = {"embed": "embed", "head": "z", "mlp": "mlp_out", "neuron": "post"}
 
@@ -55,9 +56,7 @@ class PathStreams:
         chunks: How much is worked on at once.
     """
 
-    def __init__(
-        self, model: HookedTransformer, grid: PathGrid, runs: Mapping[int, PromptRun], chunks: Chunks = Chunks()
-    ) -> None:
+    def __init__(self, model: HookedTransformer, grid: PathGrid, runs: Mapping[int, PromptRun], chunks: Chunks) -> None:
         self.model, self.grid, self.runs, self.chunks = model, grid, runs, chunks
         self._made: dict[tuple[int, int | None, At], list[_Changed]] = defaultdict(list)
 
@@ -114,7 +113,7 @@ class PathStreams:
         rows = entries[0].rows
         change = torch.empty(0, len(rows), self.model.config.d_model, device=self.model.device, dtype=self.model.dtype)
         top = max(keep)
-        for at in ((layer, place) for layer in range(top[0] + 1) for place in PLACES):
+        for at in product(range(min(joining)[0], top[0] + 1), PLACES):
             if at > top:
                 return
             base = base_stream(run, at)[span(rows)]

@@ -7,6 +7,7 @@ which join one walk through the layers (`Entry`), and which must be run plainly 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -21,8 +22,35 @@ UNSEEN = "in the last layer, at a position that the metric does not look at"
 BLIND = "a key behind its query, which neither run sees"
 
 
+class Joining:
+    """Cells of one prompt that join the walk together."""
+
+    prompt: int
+    layer: int
+    rows: tuple[int, ...]
+    """The positions whose stream has changed where the cells join."""
+    carried: int
+    """Positions that each cell carries through the layers above."""
+    cells: Int[np.ndarray, " cell"]
+    """Where the results belong, in the grid laid out flat."""
+
+    @property
+    def joins(self) -> tuple[int, Place]:
+        """Where they join: behind a layer's MLP is before the next layer."""
+        raise NotImplementedError
+
+    @property
+    def held(self) -> int:
+        """As many cells take as much memory as these do."""
+        return len(self.cells)
+
+    def pieces(self, most: int) -> "Iterator[Joining]":
+        """The same cells in parts of so many at the most."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Entry(Joining):
     """Cells that join the walk together: of one prompt, one layer and one row; they differ in part or key."""
 
     prompt: int
@@ -80,12 +108,15 @@ class PlainCells:
             yield replace(self, cells=self.cells[first : first + most])
 
 
+Item: TypeAlias = Joining | PlainCells
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What will be run for each cell, and which cells need no run."""
 
     grid: Grid
-    entries: tuple[Entry, ...]
+    entries: tuple[Joining, ...]
     plain: tuple[PlainCells, ...]
     known: Mapping[str, int]
     """Cells that cannot change, by the reason."""
@@ -93,14 +124,14 @@ class Plan:
     """Parts that the work is split in, once that is settled."""
 
     @property
-    def items(self) -> tuple[Entry | PlainCells, ...]:
+    def items(self) -> tuple[Item, ...]:
         """Everything that is run, in order."""
         return (*self.entries, *self.plain)
 
     def explain(self) -> str:
         """What will run, how often, and which cells are known without running."""
         walked, plain = Counter[str](), Counter[int | None]()
-        for entry in self.entries:
+        for entry in (entry for entry in self.entries if isinstance(entry, Entry)):
             walked[entry.kind.prepared] += len(entry.cells)
         for batch in self.plain:
             plain[batch.layer] += len(batch.cells)

@@ -53,15 +53,16 @@ class Readout:
         """The metric of a run that is not patched."""
         return float(self._of_rows(run).mean())
 
-    def finish(self, group: Group) -> None:
-        """Takes the last stream of some cells."""
+    def finish(self, group: Group, *, scale: Float[Tensor, "row 1"] | None = None) -> None:
+        """Takes the last stream of some cells; with a scale, that of the norm is held there, at the group's rows."""
         run = group.run
         rows = self._rows(run.index)
         changed = [at for at, row in enumerate(rows) if row in set(group.rows)]
         places = {row: at for at, row in enumerate(group.rows)}
         x = group.x[:, [places[rows[at]] for at in changed]]
         scores = self.unpatched(run).expand(len(group.cells), -1).clone()
-        scores[:, changed] = self._scores(run.index, x, changed)
+        held = None if scale is None else scale[[places[rows[at]] for at in changed]]
+        scores[:, changed] = self._scores(run.index, x, changed, held)
         self.found.append((group.cells, scores.mean(1)))
 
     def _of_rows(self, run: PromptRun) -> Float[Tensor, " row"]:
@@ -72,10 +73,14 @@ class Readout:
         return [row for row in self.rows[prompt].tolist() if row >= 0]
 
     def _scores(
-        self, prompt: int, x: Float[Tensor, "cell row d_model"], at: Sequence[int]
+        self,
+        prompt: int,
+        x: Float[Tensor, "cell row d_model"],
+        at: Sequence[int],
+        scale: Float[Tensor, "row 1"] | None = None,
     ) -> Float[Tensor, "cell row"]:
         """The metric of some of a prompt's rows, told by their place among the metric's."""
-        normed = self.model.ln_final(x)
+        normed = self.model.ln_final(x) if scale is None else self.model.ln_final.held(x, scale)
         targets = self.targets[prompt, list(at)].to(x.device)
         if isinstance(self.metric, TokenMetric) and not self.metric.needs_log_z:
             picked = self._picked(normed, targets)

@@ -59,7 +59,9 @@ class Part:
             yield Component(self.kind, -1 if self.kind == "embed" else n_layers), (self.kind,)
             return
         if self.kind in ("mlp", "neuron") and config.mlp is None:
-            raise ArgumentError(f"{self.kind}s must be there to send or receive, this model has no MLPs; leave them out")
+            raise ArgumentError(
+                f"{self.kind}s must be there to send or receive, this model has no MLPs; leave them out"
+            )
         d_mlp = 0 if config.mlp is None else config.mlp.d_mlp
         sizes = {"head": attention.n_heads, "kv_head": attention.kv_heads, "mlp": 1, "neuron": d_mlp}
         for layer in self._layers(n_layers):
@@ -131,9 +133,9 @@ class Selection:
 
 
 def heads(inputs: str = "", *, layer: Layers = None) -> Selection:
-    """All heads, or those of some layers. As receivers: by ``"q"``, ``"k"``, ``"v"`` or several; all where none is told.
+    """All heads, or those of some layers. As receivers by ``"q"``, ``"k"``, ``"v"`` or several; by all if none is told.
 
-    Where key/value heads are shared by groups of query heads, those receive keys and values; they are called ``"9.kv1"``.
+    Where key/value heads are shared by groups of query heads, those receive keys and values: ``"9.kv1"``.
 
     Raises:
         ArgumentError: `inputs` are others.
@@ -164,8 +166,9 @@ def logits() -> Selection:
 
 
 def selection(told: "Selection | str | Sequence[str]") -> Selection:
-    """A selection from a name: ``"0.1"``, ``"9.kv1"``, ``"mlp3"``, ``"L8N2744"``, ``"embed"``, ``"logits"``, ``"heads"``,
-    ``"mlps"``; ``"9.6:qk"`` and ``"heads:q"`` say by what heads receive; several names are joined.
+    """A selection from names, such as ``"0.1"``, ``"9.kv1"``, ``"mlp3"``, ``"L8N2744"``, ``"embed"``, ``"logits"``.
+
+    ``"heads"``, ``"mlps"`` and ``"neurons"`` are all of them; ``"9.6:qk"`` and ``"heads:q"`` say by what heads receive.
 
     Raises:
         UnknownNameError: A name means no part.

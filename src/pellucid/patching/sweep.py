@@ -91,7 +91,7 @@ def sweep(
         **{"site": site, "over": over, "groups": groups, "metric": metric, "direction": direction},
         **{"corrupt": corrupt, "freeze": freeze, "max_memory": max_memory},
     )
-    experiment = asked.of(model, _made(pairs, model, n, seed))
+    experiment = asked.of(model, made(pairs, model, n, seed))
     return outcome(experiment, asked, executor=executor, journal=journal, progress=progress)
 
 
@@ -120,10 +120,11 @@ def plan(model: HookedTransformer, pairs: Pairs | Task, *, n: int | None = None,
         in one walk through the layers: 24, which carry 64 rows, in 1 part
           what the heads write joins before the MLP
     """
-    return settled(Asked(**asked).of(model, _made(pairs, model, n, seed)))
+    return settled(Asked(**asked).of(model, made(pairs, model, n, seed)))
 
 
-def _made(pairs: Pairs | Task, model: HookedTransformer, n: int | None, seed: int) -> Pairs:
+def made(pairs: Pairs | Task, model: HookedTransformer, n: int | None, seed: int) -> Pairs:
+    """The pairs of a task, or those that were given, the first n."""
     if isinstance(pairs, Pairs):
         return pairs if n is None else pairs[:n]
     return pairs.pairs(model.tokenizer, n=n, seed=seed)

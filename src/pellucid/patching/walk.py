@@ -9,9 +9,8 @@ alike attend to the unpatched run's keys before them and to their own.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +19,7 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.block import Block
 from pellucid.model.positional import Placing
 from pellucid.patching.entries import prepared
+from pellucid.patching.plan import Joining
 from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.sites import Place
 
@@ -55,31 +55,6 @@ class Chunks:
     """Rows whose neurons are held at once; a thousand suit a cache of 32 MB."""
     attention_bytes: int = 2**25
     """Keys, values and scores that are held at once."""
-
-
-@runtime_checkable
-class Joining(Protocol):
-    """Cells of one prompt that join the walk together."""
-
-    @property
-    def prompt(self) -> int:
-        """Whose."""
-        ...
-
-    @property
-    def joins(self) -> At:
-        """Where."""
-        ...
-
-    @property
-    def rows(self) -> Sequence[int]:
-        """The positions whose stream has changed there."""
-        ...
-
-    @property
-    def cells(self) -> Int[np.ndarray, " cell"]:
-        """Where their results belong."""
-        ...
 
 
 @torch.no_grad()
