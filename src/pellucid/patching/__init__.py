@@ -4,6 +4,7 @@ The functions are imported at once, not when they are first used: two of them ar
 """
 
 from pellucid.patching.ablation import ablate
+from pellucid.patching.attribution import attribute
 from pellucid.patching.paths import paths
 from pellucid.patching.selections import Selection, embed, heads, logits, mlps, neurons
 from pellucid.patching.sweep import pairs, plan, sweep
@@ -21,6 +22,7 @@ __all__ = [
     "Rank",
     "Selection",
     "ablate",
+    "attribute",
     "embed",
     "heads",
     "logits",

@@ -77,7 +77,7 @@ def outcome(
             return experiment.job(items[slice(*job["items"])], job["prompts"], advance)
 
         results = (executor or Local()).map(run, described, journal=kept)
-    return _measurement(experiment, settings, results)
+    return measured(experiment, settings, results)
 
 
 def _split(experiment: Experiment) -> tuple[list[Item], list[range]]:
@@ -86,9 +86,8 @@ def _split(experiment: Experiment) -> tuple[list[Item], list[range]]:
     return experiment.budget.split(experiment.plan, experiment.need, logits_of=rows)
 
 
-def _measurement(
-    experiment: Experiment, settings: Mapping[str, Any], done: Sequence[Mapping[str, Tensor]]
-) -> Measurement:
+def measured(experiment: Experiment, settings: Mapping[str, Any], done: Sequence[Mapping[str, Tensor]]) -> Measurement:
+    """What the jobs of an experiment have found, as a Measurement."""
     grid, model = experiment.plan.grid, experiment.model
     unpatched, other = (_by_prompt(done, name, len(experiment.pairs)) for name in ("unpatched", "other"))
     values = np.repeat(unpatched, int(np.prod(grid.shape[1:])))

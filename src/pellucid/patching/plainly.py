@@ -96,15 +96,15 @@ class Plainly:
             )
         return found
 
-    def _patches(self, run: PromptRun, item: PlainCells) -> list["_AtPoint"]:
+    def _patches(self, run: PromptRun, item: PlainCells) -> list["AtPoint"]:
         touched: dict[str, list[tuple[int, Touch]]] = defaultdict(list)
         for at, cell in enumerate(item.cells.tolist()):
             for touch in self.grid.touched(*self.grid.cell(cell)):
                 touched[touch.point].append((at, touch))
         return [_Patched(name, run, there) for name, there in touched.items()]
 
-    def _frozen(self, run: PromptRun, first: int) -> list["_AtPoint"]:
-        found: list[_AtPoint] = []
+    def _frozen(self, run: PromptRun, first: int) -> list["AtPoint"]:
+        found: list[AtPoint] = []
         for site in (site for name in self.freeze for site in FROZEN[name]):
             for layer in [None] if site.startswith("ln_final") else range(first, self.model.config.n_layers):
                 if point(site, layer) in self.model.hook_dict:
@@ -120,10 +120,10 @@ def rows_of(metric: Metric, pairs: Pairs, prompt: int) -> list[int] | None:
 
 
 def _points(edits: Sequence[Edit]) -> list[str]:
-    return [edit.name for edit in edits if isinstance(edit, _AtPoint)]
+    return [edit.name for edit in edits if isinstance(edit, AtPoint)]
 
 
-class _AtPoint(Edit):
+class AtPoint(Edit):
     """An edit of one hook point as a whole."""
 
     def __init__(self, name: str) -> None:
@@ -131,10 +131,11 @@ class _AtPoint(Edit):
         self.name = name
 
     def resolve(self, model: Any) -> dict[str, Edit]:
+        """Itself, at its point."""
         return {self.name: self}
 
 
-class _Held(_AtPoint):
+class _Held(AtPoint):
     """The unpatched run's value, in every cell."""
 
     def __init__(self, name: str, held: Tensor) -> None:
@@ -146,7 +147,7 @@ class _Held(_AtPoint):
         return (held if held.ndim == x.ndim - 1 else held[:, None]).expand_as(x)  # each head may read its own stream
 
 
-class _Patched(_AtPoint):
+class _Patched(AtPoint):
     """What each cell puts in its own part, in whatever the run has made there so far."""
 
     def __init__(self, name: str, run: PromptRun, touched: Sequence[tuple[int, Touch]]) -> None:
