@@ -32,6 +32,7 @@ SITES = [
     ("k", ("layer", "kv_head", "pos")),
     ("resid_pre", ("layer", "pos")),
     ("v", ("layer", "pos")),
+    ("mlp_in", ("layer", "pos")),
 ]
 
 
@@ -41,20 +42,23 @@ def test_atp_is_the_slope_of_the_patch(kind, site, over):
     """Finite differences of the metric, along the patch: to 1e-6 in float64."""
     model = model_of(kind).double().requires_grad_(False)
     pairs, step = pairs_of(), 1e-5
+    if site == "mlp_in" and model.config.mlp is None:
+        pytest.skip("a model without MLPs")
     if "kv_head" in over and model.config.attention.kv_heads == model.config.attention.n_heads:
         over = tuple("head" if axis == "kv_head" else axis for axis in over)
     found = patching.attribute(model, pairs, site=site, over=over).effect().to_frame()
+    names = [full(site, layer) for layer in range(2)]
     for prompt in range(2):
         base, donor = pairs.corrupted[prompt : prompt + 1], pairs.clean[prompt : prompt + 1]
-        _, old = model.run_with_cache(base)
-        _, new = model.run_with_cache(donor)
+        _, old = model.run_with_cache(base, names_filter=names)
+        _, new = model.run_with_cache(donor, names_filter=names)
         for row in found[found["prompt"] == prompt].to_dict("records")[::5]:
             pos = slice(None) if "pos" not in row else row["pos"]
             head = next((row[axis] for axis in ("head", "kv_head") if axis in row), slice(None))
             name = full(site, row["layer"])
             part = torch.zeros_like(old[name])
             part[:, pos] = (new[name] - old[name])[:, pos]
-            part = part if site == "resid_pre" else _only(part, head)
+            part = part if site in ("resid_pre", "mlp_in") else _only(part, head)
             ends = [float(logit_diff(pairs, prompt)(moved(model, base, name, by * part))) for by in (step, -step)]
             assert row["value"] == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-6)
 

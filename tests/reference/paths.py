@@ -26,10 +26,15 @@ def edge(
     through: str = "edge",
     frozen: bool = False,
     pos: int | None = None,
+    share: float = 1.0,
 ) -> float:
-    """The metric with one edge patched, from ``"embed"``, ``"0.1"``, ``"mlp0"`` or ``"L0N3"``; `name` is the input."""
+    """The metric with one edge patched, from ``"embed"``, ``"0.1"``, ``"mlp0"`` or ``"L0N3"``; `name` is the input.
+
+    The sender goes a share of the way to the other run.
+    """
     _, old = model.run_with_cache(base)
     _, new = model.run_with_cache(donor)
+    new = {point: old[point] + share * (new[point] - old[point]) for point in old if "attn_scores" not in point}
     rows = slice(None) if pos is None else pos
     at, part = _sender(sender)
     held = [point for point in old if point.endswith(HELD[through]) and "hook_" in point]

@@ -5,6 +5,8 @@ The functions are imported at once, not when they are first used: two of them ar
 
 from pellucid.patching.ablation import ablate
 from pellucid.patching.attribution import attribute
+from pellucid.patching.comparison import Comparison, compare
+from pellucid.patching.path_attribution import attribute_paths
 from pellucid.patching.paths import paths
 from pellucid.patching.selections import Selection, embed, heads, logits, mlps, neurons
 from pellucid.patching.sweep import pairs, plan, sweep
@@ -14,6 +16,7 @@ from pellucid.tasks.pairs import Pairs
 __all__ = [
     "KL",
     "Accuracy",
+    "Comparison",
     "LogProb",
     "Logit",
     "LogitDiff",
@@ -23,6 +26,8 @@ __all__ = [
     "Selection",
     "ablate",
     "attribute",
+    "attribute_paths",
+    "compare",
     "embed",
     "heads",
     "logits",

@@ -5,6 +5,7 @@ In: what a sweep takes, and a method. Out: its Measurement, of estimates.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -111,34 +112,81 @@ def attribute(
     return measured(experiment, settings, done)
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """One prompt on its way to estimates of all its cells."""
+@dataclass(frozen=True, eq=False)
+class PromptGradients:
+    """Both runs of one prompt, and gradients in one of them or between the two."""
 
     experiment: Experiment
     prompt: int
+
+    @cached_property
+    def unpatched(self) -> float:
+        """The metric of the run that is patched."""
+        return self.experiment.metric_of(self.prompt, self.experiment.unpatched)
+
+    def results(self, cells: np.ndarray, values: np.ndarray) -> dict[str, Tensor]:
+        """Estimates of some cells, as the jobs of a sweep give what they found."""
+        other = self.experiment.other
+        new = float("nan") if other is None else self.experiment.metric_of(self.prompt, other)
+        return {
+            "cells": torch.from_numpy(cells),
+            "values": torch.from_numpy(values),
+            "prompts": torch.tensor([self.prompt]),
+            "unpatched": torch.tensor([self.unpatched], dtype=torch.float64),
+            "other": torch.tensor([new], dtype=torch.float64),
+        }
+
+    @property
+    def gradients(self) -> Gradients:
+        """Those of this prompt's metric."""
+        experiment = self.experiment
+        rows = rows_of(experiment.metric, experiment.pairs, self.prompt)
+        return Gradients(experiment.model, lambda logits: experiment.measure(logits, self.prompt), rows)
+
+    def side(self, which: str) -> tuple[Tensor, list[Edit]]:
+        """The tokens of the run that is patched (`old`) or of the other one, and what is edited there."""
+        side = self.experiment.unpatched if which == "old" else self.experiment.other
+        assert side is not None
+        tokens, edit = side.of([self.prompt])
+        length = self.experiment.plan.grid.scene.lengths[self.prompt]
+        return tokens[:, :length].to(self.experiment.model.device), [] if edit is None else [edit]
+
+    @torch.no_grad()
+    def read(self, which: str, points: Sequence[str]) -> Parts:
+        """Activations of one of the two runs."""
+        tokens, edits = self.side(which)
+        found = self.experiment.model.run(tokens, edits=edits, reads=list(points), padding_side="right").cache
+        return {name: found[name] for name in points}
+
+    def mean_gradients(self, points: Sequence[str], steps: int, *, inputs: bool) -> Parts:
+        """Gradients in the run that is patched, or their mean while the inputs go from one run to the other."""
+        tokens, edits = self.side("old")
+        if not inputs:
+            return self.gradients.of(tokens, points, edits=edits)[1]
+        known = self.experiment.plan.grid.scene.hook_names
+        named = [name for name in ("hook_embed", "hook_pos_embed") if name in known]
+        begin, end, mean = self.read("old", named), self.read("new", named), Parts()
+        for step in range(steps):
+            _, found = self.gradients.of(tokens, points, edits=between(begin, end, (step + 0.5) / steps))
+            mean = {name: mean.get(name, 0) + found[name] / steps for name in points}
+        return mean
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt(PromptGradients):
+    """One prompt on its way to estimates of all its cells."""
+
     method: str
     steps: int
 
     def estimated(self) -> dict[str, Tensor]:
         """Its cells, their values, and the metric of its two runs."""
-        grid, experiment = self.experiment.plan.grid, self.experiment
+        grid = self.experiment.plan.grid
         rows = [(grid.touched(self.prompt, where), first) for where, first in grid.outer(self.prompt)]
         points = list(dict.fromkeys(touch.point for touched, _ in rows for touch in touched))
-        old, new = experiment.metric_of(self.prompt, experiment.unpatched), float("nan")
-        if experiment.other is not None:
-            new = experiment.metric_of(self.prompt, experiment.other)
-        offsets, _ = grid.offsets
-        cells = np.concatenate([first + offsets for _, first in rows])
+        cells = np.concatenate([first + grid.offsets[0] for _, first in rows])
         values = self._values(rows, points)
-        values = values if self.method == "atp*" else old + values
-        return {
-            "cells": torch.from_numpy(cells),
-            "values": torch.from_numpy(values),
-            "prompts": torch.tensor([self.prompt]),
-            "unpatched": torch.tensor([old], dtype=torch.float64),
-            "other": torch.tensor([new], dtype=torch.float64),
-        }
+        return self.results(cells, values if self.method == "atp*" else self.unpatched + values)
 
     def _values(self, rows: Sequence[tuple[list[Touch], int]], points: Sequence[str]) -> np.ndarray:
         if self.method != "atp*":
@@ -150,54 +198,25 @@ class _Prompt:
         others = np.where(np.repeat(through, inner), n_layers, max(1, n_layers - 1))
         return sizes.sum(0) / others
 
-    @property
-    def _gradients(self) -> Gradients:
-        experiment = self.experiment
-        rows = rows_of(experiment.metric, experiment.pairs, self.prompt)
-        return Gradients(experiment.model, lambda logits: experiment.measure(logits, self.prompt), rows)
-
-    def _side(self, which: str) -> tuple[Tensor, list[Edit]]:
-        side = self.experiment.unpatched if which == "old" else self.experiment.other
-        assert side is not None
-        tokens, edit = side.of([self.prompt])
-        length = self.experiment.plan.grid.scene.lengths[self.prompt]
-        return tokens[:, :length].to(self.experiment.model.device), [] if edit is None else [edit]
-
-    @torch.no_grad()
-    def _read(self, which: str, points: Sequence[str]) -> Parts:
-        tokens, edits = self._side(which)
-        found = self.experiment.model.run(tokens, edits=edits, reads=list(points), padding_side="right").cache
-        return {name: found[name] for name in points}
-
     def _linear(self, points: Sequence[str]) -> Parts:
-        new = self._read("new", points)
+        new = self.read("new", points)
         if self.method == "ig-activations":
             return self._along_each(points, new)
-        tokens, edits = self._side("old")
-        if self.method == "atp":
-            old, gradients = self._gradients.of(tokens, points, edits=edits)
-            return {name: _summed(name, new[name] - old[name], gradients[name]) for name in points}
-        known = self.experiment.plan.grid.scene.hook_names
-        inputs = [name for name in ("hook_embed", "hook_pos_embed") if name in known]
-        begin, end, old = self._read("old", inputs), self._read("new", inputs), self._read("old", points)
-        mean = {name: torch.zeros_like(old[name]) for name in points}
-        for step in range(self.steps):
-            _, gradients = self._gradients.of(tokens, points, edits=between(begin, end, (step + 0.5) / self.steps))
-            mean = {name: mean[name] + gradients[name] / self.steps for name in points}
+        old, mean = self.read("old", points), self.mean_gradients(points, self.steps, inputs=self.method != "atp")
         return {name: _summed(name, new[name] - old[name], mean[name]) for name in points}
 
     def _along_each(self, points: Sequence[str], new: Parts) -> Parts:
         """Each point goes from one run to the other by itself, the rest follows."""
-        old, found = self._read("old", points), Parts()
-        tokens, _ = self._side("old")
+        old, found = self.read("old", points), Parts()
+        tokens, _ = self.side("old")
         for name in points:
             layer = layer_of(name)
             below = None if layer is None else point("resid_pre", layer)
-            start = tokens if below is None else self._read("old", [below])[below]
+            start = tokens if below is None else self.read("old", [below])[below]
             mean = torch.zeros_like(old[name])
             for step in range(self.steps):
                 value = old[name] + (step + 0.5) / self.steps * _difference(new[name], old[name])
-                mean += self._gradients.along(start, name, value, layer) / self.steps
+                mean += self.gradients.along(start, name, value, layer) / self.steps
             found[name] = _summed(name, new[name] - old[name], mean)
         return found
 
@@ -205,9 +224,9 @@ class _Prompt:
         """The parts of the estimate, for each layer that is dropped."""
         asked = [name for name in points if name.endswith(("hook_q", "hook_k", "hook_rot_q", "hook_rot_k"))]
         patterns = [point("pattern", layer) for layer in sorted({layer_of(name) or 0 for name in asked})]
-        tokens, edits = self._side("old")
-        new = self._read("new", points)
-        old, drops = self._gradients.dropped(tokens, [*points, *patterns], edits=edits)
+        tokens, edits = self.side("old")
+        new = self.read("new", points)
+        old, drops = self.gradients.dropped(tokens, [*points, *patterns], edits=edits)
         plain = [name for name in points if name not in asked]
         single = not asked or _at_one_position(rows)
         runs = {which: self._turned(which, asked) for which in ("old", "new")}
@@ -230,7 +249,7 @@ class _Prompt:
         """Queries and keys as attention takes them, by layer."""
         layers = sorted({layer_of(name) or 0 for name in asked})
         taken = self.experiment.need.taken("qk")
-        found = self._read(which, [point(name, layer) for layer in layers for name in taken])
+        found = self.read(which, [point(name, layer) for layer in layers for name in taken])
         return {layer: (found[point(taken[0], layer)], found[point(taken[1], layer)]) for layer in layers}
 
     def _of_cells(self, rows: Sequence[tuple[list[Touch], int]], parts: Parts) -> np.ndarray:

@@ -31,7 +31,7 @@ class Tap(AtPoint):
         """The activation, kept."""
         if self.put is not None:
             x = self.put.to(x).view_as(x)
-        self.kept = x if x.requires_grad else x.detach().clone().requires_grad_()
+        self.kept = x.view_as(x) if x.requires_grad else x.detach().clone().requires_grad_()  # the stream may go by it
         return self.kept
 
 
