@@ -51,6 +51,54 @@ def test_the_table_tells_the_cells_that_move_the_metric_most(pellucid):
     assert "loading" in done.err and "loading" not in done.out
 
 
+EDGES = (*MODEL, "--paths", "--senders", "embed,heads", "--receivers", "heads,logits")
+
+
+def test_edges_are_what_python_gives(pellucid, tmp_path):
+    model = HookedTransformer.from_pretrained("toy-induction")
+    pairs = patching.pairs([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
+    exact = patching.paths(model, pairs, senders="embed + heads", receivers="heads + logits")
+    done = pellucid(*EDGES, *PROMPTS, "--json", "--out", "out")
+    cells = {cell["label"]: cell["value"] for cell in json.loads(done.out)["cells"]}
+    assert len(cells) == (~np.isnan(exact.values)).sum()
+    assert cells["0.1 → 1.2 k"] == pytest.approx(float(exact.sel(sender="0.1", receiver="1.2", input="k").values[0]))
+    assert "input k" in (tmp_path / "out" / "report.html").read_text()
+    guess = json.loads(pellucid(*EDGES, *PROMPTS, "--json", "--method", "ig-inputs", "--steps", "4").out)
+    assert guess["record"]["settings"]["method"] == "ig-inputs" and guess["record"]["settings"]["steps"] == 4
+    assert "1.0 → logits logits" in pellucid(*EDGES, *PROMPTS, "--through", "all").out
+
+
+@pytest.mark.parametrize("method", ["atp", "atp*"])
+def test_estimates_are_what_python_gives(pellucid, method, tmp_path):
+    model = HookedTransformer.from_pretrained("toy-induction")
+    pairs = patching.pairs([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
+    found = patching.attribute(model, pairs, site="z", over=("layer", "head"), method=method)
+    done = pellucid(*HEADS, *PROMPTS, "--json", "--method", method, "--out", "out")
+    cells = {cell["label"]: cell["value"] for cell in json.loads(done.out)["cells"]}
+    assert cells["1.0"] == pytest.approx(float(found.sel(layer=1, head=0).values[0]))
+    assert f"estimated from gradients, by {method}" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((*MODEL, "--paths", "--senders", "heads"), 2, "--paths goes with --senders and --receivers"),
+        ((*EDGES, "--site", "z"), 2, "--paths patches edges, --site cells"),
+        ((*HEADS, "--senders", "heads"), 2, "--senders and --receivers go with --paths"),
+        ((*MODEL, "--site", "z"), 2, "give --site and --over, or --paths"),
+        ((*EDGES, "--explain"), 2, "--explain tells how a sweep is run"),
+        ((*EDGES, "--method", "atp*"), 1, "method must be one of atp, ig-inputs for edges, got 'atp*'"),
+        ((*EDGES, "--through", "heads"), 1, "through must be 'edge', 'mlps' or 'all', got 'heads'"),
+        ((*HEADS, "--method", "gradient"), 1, "method must be one of atp, atp*, ig-inputs, ig-activations"),
+    ],
+)
+def test_what_cannot_be_asked_of_edges_is_one_line(pellucid, arguments, status, message):
+    done = pellucid(*arguments, *PROMPTS)
+    assert done.status == status
+    assert message in re.sub(r"[\s│]+", " ", done.err)
+    assert done.out == ""
+
+
 def test_named_positions_can_be_patched(pellucid):
     found = rows(pellucid(*MODEL, "--site", "resid_pre", "--over", "layer,position", *PROMPTS).out)
     assert set(found) == {f"layer {layer} {name}" for layer in (0, 1) for name in ("odd", "end")}

@@ -101,7 +101,7 @@ class TestComparison:
 
 def test_methods_of_edges_are_told():
     model, pairs = model_of("gpt2"), pairs_of()
-    with pytest.raises(UnknownNameError, match="site must be the short name"):
-        patching.attribute(model, pairs, site="zz", over="layer")
+    with pytest.raises(UnknownNameError, match=r"method must be one of atp, ig-inputs for edges, got 'atp\*'"):
+        patching.attribute_paths(model, pairs, senders="heads", receivers="logits", method="atp*")
     with pytest.raises(ArgumentError, match="steps must be 1 or more, got 0"):
         patching.attribute_paths(model, pairs, senders="heads", receivers="logits", method="ig-inputs", steps=0)

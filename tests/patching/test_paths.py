@@ -153,6 +153,9 @@ def test_what_cannot_be_told_is_an_error():
         return patching.paths(model, pairs, **{"senders": "heads", "receivers": "logits"} | how)
 
     for how, message in {
+        "through": ({"through": "heads"}, "through must be 'edge', 'mlps' or 'all', got 'heads'"),
+        "norm": ({"norm": "free"}, "norm must be 'recomputed' or 'frozen', got 'free'"),
+        "over": ({"over": "head"}, "over must be 'pos', 'position' or None, got 'head'"),
         "sender": ({"senders": "logits"}, "senders must write into the stream: .*, got logits"),
         "receiver": ({"receivers": "embed"}, "receivers must read the stream as a whole: .*, got embed"),
         "name": ({"senders": "head 3"}, "a part must be called as '9.6'.*, got 'head'"),

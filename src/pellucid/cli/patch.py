@@ -30,6 +30,17 @@ PairsFile = Annotated[
 ]
 Site = Annotated[str, typer.Option("--site", metavar="SITE", help="What is patched: resid_pre, z, mlp_out, q, post …")]
 Over = Annotated[str, typer.Option("--over", metavar="AXES", help="Which cells: layer,pos or layer,head or …")]
+Paths = Annotated[bool, typer.Option("--paths", help="Patch edges, from --senders to --receivers.")]
+Senders = Annotated[str, typer.Option("--senders", metavar="PARTS", help="Such as embed,heads,mlp3,L8N2744.")]
+Receivers = Annotated[str, typer.Option("--receivers", metavar="PARTS", help="Such as heads:q,9.6:k,mlps,logits.")]
+Through = Annotated[
+    str, typer.Option("--through", metavar="WHAT", help="edge, mlps or all: what is recomputed between.")
+]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", metavar="NAME", help="Estimate by atp, atp*, ig-inputs, ig-activations instead."),
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Of integrated gradients.")]
 Direction = Annotated[str, typer.Option("--direction", metavar="WAY", help="denoise or noise.")]
 MetricName = Annotated[
     str | None,
@@ -44,8 +55,14 @@ Explain = Annotated[bool, typer.Option("--explain", help="Say what would run, an
 
 def patch(
     model: Model,
-    site: Site,
-    over: Over,
+    site: Site = "",
+    over: Over = "",
+    paths: Paths = False,
+    senders: Senders = "",
+    receivers: Receivers = "",
+    through: Through = "edge",
+    method: Method = None,
+    steps: Steps = 16,
     clean: Clean = None,
     corrupted: Corrupted = None,
     answer: Answer = None,
@@ -71,25 +88,32 @@ def patch(
     Example:
         pellucid patch --model toy-induction --site z --over layer,head \\
             --clean "5 9 7 3 5 9" --corrupted "5 9 4 3 5 9" --answer 7 --wrong 4
+        pellucid patch --model toy-induction --paths --senders embed,heads --receivers heads,logits \\
+            --clean "5 9 7 3 5 9" --corrupted "5 9 4 3 5 9" --answer 7 --wrong 4
     """  # noqa: D301  (typer leaves the lines after \b as they are)
-    from pellucid.patching import plan, sweep
-
     text = {"--clean": clean, "--corrupted": corrupted, "--answer": answer, "--wrong": wrong}
     _check_prompts(text, pairs)
+    _check_question(site, over, senders, receivers, paths=paths, estimated=method is not None, explain=explain)
     if out is not None:
         _check_folder(out, resume=resume, overwrite=overwrite)
     read = loaded(model)
     prompts = _pairs(read, clean, corrupted, answer, wrong, pairs)
-    asked: dict[str, Any] = {
-        **{"site": _names(site), "over": _names(over), "direction": direction, "metric": _metric(metric)},
-        **{"freeze": _names(freeze), "max_memory": max_memory},
-    }
-    explained = plan(read, prompts, **asked).explain()
-    if explain:
-        typer.echo(explained)
-        return
-    journal = None if out is None else out / JOURNAL
-    effect = sweep(read, prompts, **asked, journal=journal)
+    asked: dict[str, Any] = {"direction": direction, "metric": _metric(metric)}
+    exact = {"max_memory": max_memory, "journal": None if out is None else out / JOURNAL}
+    estimated = {} if method is None else {"method": method, "steps": steps}
+    explained = ""
+    if paths:
+        asked |= {"senders": senders, "receivers": receivers, "over": over or None}
+        effect = _edges(read, prompts, asked, {"through": through, **exact}, estimated)
+    else:
+        asked |= {"site": _names(site), "over": _names(over)}
+        if method is None:
+            exact["freeze"] = _names(freeze)
+            explained = _explained(read, prompts, asked | exact)
+        if explain:
+            typer.echo(explained)
+            return
+        effect = _cells(read, prompts, asked, exact, estimated)
     if out is not None:
         _save(out, effect, model, prompts, explained)
     if as_json:
@@ -99,6 +123,51 @@ def patch(
     if out is not None:
         typer.echo(f"Written to {out / EFFECT}")
         typer.echo(f"Report: {out / 'report.html'}")
+
+
+def _explained(model: "HookedTransformer", pairs: "Pairs", asked: dict[str, Any]) -> str:
+    from pellucid.patching import plan
+
+    return plan(model, pairs, **{name: value for name, value in asked.items() if name != "journal"}).explain()
+
+
+def _cells(
+    model: "HookedTransformer",
+    pairs: "Pairs",
+    asked: dict[str, Any],
+    exact: dict[str, Any],
+    estimated: dict[str, Any],
+) -> "Measurement":
+    from pellucid.patching import attribute, sweep
+
+    return attribute(model, pairs, **asked, **estimated) if estimated else sweep(model, pairs, **asked, **exact)
+
+
+def _edges(
+    model: "HookedTransformer",
+    pairs: "Pairs",
+    asked: dict[str, Any],
+    exact: dict[str, Any],
+    estimated: dict[str, Any],
+) -> "Measurement":
+    from pellucid.patching import attribute_paths, paths
+
+    return attribute_paths(model, pairs, **asked, **estimated) if estimated else paths(model, pairs, **asked, **exact)
+
+
+def _check_question(
+    site: str, over: str, senders: str, receivers: str, *, paths: bool, estimated: bool, explain: bool
+) -> None:
+    if paths and not (senders and receivers):
+        raise typer.BadParameter("--paths goes with --senders and --receivers; such as --senders heads")
+    if paths and site:
+        raise typer.BadParameter("--paths patches edges, --site cells; leave one of them out")
+    if not paths and (senders or receivers):
+        raise typer.BadParameter("--senders and --receivers go with --paths; add it")
+    if not paths and not (site and over):
+        raise typer.BadParameter("give --site and --over, or --paths with --senders and --receivers")
+    if explain and (paths or estimated):
+        raise typer.BadParameter("--explain tells how a sweep is run; leave out --paths and --method, or --explain")
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def attribute(
     *,
     site: str | Site | Sequence[str | Site] | None = None,
     over: str | Sequence[str],
-    method: Literal["atp", "atp*", "ig-inputs", "ig-activations"] = "atp",
+    method: str = "atp",
     steps: int = 16,
     groups: Mapping[str, Site | Sequence[Site]] | None = None,
     metric: Metric | None = None,

@@ -46,12 +46,13 @@ def largest(effect: Measurement, k: int) -> list[Cell]:
         effect: What `pellucid.patching.sweep` gave.
         k: How many; all if there are fewer.
     """
-    moved = effect.effect().mean("prompt")
+    moved = moves(effect).mean("prompt")
     shares = fractions(effect)
     values = effect.mean("prompt").values.ravel()
     data = {name: moved.dataset[name].values.ravel() for name in ("value", "low", "high")}
     labels = moved.labels
     order = np.argsort(-np.nan_to_num(np.abs(data["value"]), nan=-1.0), kind="stable")[:k]
+    order = order[~np.isnan(data["value"][order])]  # no such edge
     ends = [None if moved.n == 1 else data[side] for side in ("low", "high")]
     return [
         Cell(
@@ -66,8 +67,18 @@ def largest(effect: Measurement, k: int) -> list[Cell]:
     ]
 
 
+def moves(effect: Measurement) -> Measurement:
+    """By how much each cell moves the metric; of unsigned estimates the size is all that there is."""
+    return effect if "unsigned" in effect.record.settings else effect.effect()
+
+
 def fractions(effect: Measurement) -> Measurement | None:
-    """The mean of each cell as a fraction of the way from the corrupted run to the clean one; None if these agree."""
+    """The mean of each cell as a fraction of the way from the corrupted run to the clean one.
+
+    None if these agree, and for estimates without a sign.
+    """
+    if "unsigned" in effect.record.settings:
+        return None
     clean, corrupted = (effect.dataset[side].values.astype(float).mean() for side in ("clean", "corrupted"))
     return None if clean == corrupted else effect.normalised().mean("prompt")
 
@@ -85,9 +96,10 @@ def sweep_page(effect: Measurement, *, model: str, texts: Sequence[tuple[str, st
     cells = largest(effect, SHOWN)
     with unshown():
         lead = f"{PUT[settings['direction']]} of {code(model)}, each part alone. {_found(cells, effect.unit)}"
-        page = Page(
-            f"Patching {' + '.join(settings['site'])} over {' × '.join(effect.dims[1:]) or 'nothing'}", lead=lead
-        )
+        if "method" in settings:
+            lead += f" All of it is estimated from gradients, by {settings['method']}."
+        what = " + ".join(settings.get("site", ["paths"]))
+        page = Page(f"Patching {what} over {' × '.join(effect.dims[1:]) or 'nothing'}", lead=lead)
         _runs(page, effect, texts)
         _pictures(page, effect)
         _table(page, effect, cells)
@@ -118,7 +130,7 @@ def _runs(page: Page, effect: Measurement, texts: Sequence[tuple[str, str]]) -> 
 
 def _pictures(page: Page, effect: Measurement) -> None:
     shares = fractions(effect)
-    drawn = effect.effect().mean("prompt") if shares is None else shares
+    drawn = moves(effect).mean("prompt") if shares is None else shares
     unit = "change of the metric" if shares is None else "0 is the corrupted run, 1 the clean one"
     many = f"the mean over {effect.shape[0]} prompts" if effect.shape[0] > 1 else "one prompt"
     page.section("Cell by cell")
@@ -137,7 +149,8 @@ def _planes(drawn: Measurement) -> list[tuple[str, Measurement]]:
         return []
     if len(drawn.dims) <= 2:
         return [("", drawn)]
-    axis, found = drawn.dims[0], []
+    axis = "input" if "input" in drawn.dims else drawn.dims[0]
+    found = []
     for label in drawn.dataset[axis].values.tolist():
         for told, part in _planes(drawn.sel(**{axis: label})):
             found.append((", ".join(filter(None, [f"{axis} {label}", told])), part))
