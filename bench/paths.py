@@ -1,4 +1,4 @@
-"""Every edge of a model of GPT-2-small size, beside FLOPs ÷ GEMM rate; and all nodes by gradients, beside a backward pass.
+"""Every edge of a model of GPT-2-small size, beside FLOPs ÷ GEMM rate; all nodes by gradients, beside a backward pass.
 
 `make bench NAME=paths`. Ratios within one run; edges: exact; nodes: AtP, and how its ranking agrees with the sweep.
 """
