@@ -17,7 +17,11 @@ def model_of(wired: Wired) -> HookedTransformer:
 def found(effect: Measurement, *, above: float = 0.2) -> set[str]:
     """The cells that move the metric by more than a share of the way; all others by next to nothing."""
     shares = effect.normalised().mean("prompt")
-    moved = shares.values if effect.record.settings["direction"] == "denoise" else 1 - shares.values
+    moved = (
+        np.nan_to_num(shares.values)
+        if effect.record.settings["direction"] == "denoise"
+        else 1 - np.nan_to_num(shares.values, nan=1.0)
+    )
     assert ((np.abs(moved) > above) | (np.abs(moved) < 0.02)).all()
     return {label for label, share in zip(shares.labels, moved.ravel(), strict=True) if abs(share) > above}
 
@@ -57,6 +61,12 @@ class TestInductionPair:
         assert found(patching.sweep(model, pairs, site="pattern", **heads)) == {"2.1"}
         assert found(patching.sweep(model, pairs, site="z", **heads)) == {"0.2", "2.1"}
         assert found(patching.sweep(model, pairs, site="q", **heads)) == set()
+        edges = {"senders": "heads", "receivers": "heads + logits"}
+        for through in ("edge", "mlps", "all"):
+            for direction in ("denoise", "noise"):
+                moved = found(patching.paths(model, pairs, **edges, through=through, direction=direction))
+                assert moved - {"0.2 → logits logits"} == {"0.2 → 2.1 k", "2.1 → logits logits"}
+                assert ("0.2 → logits logits" in moved) == (through == "all")
 
     def test_ablations_hit_the_pair_alone(self, model, pairs):
         effect = patching.ablate(model, pairs, site="z", over=("layer", "head"), by=Zero()).effect().mean("prompt")

@@ -146,7 +146,8 @@ class PromptGradients:
     def side(self, which: str) -> tuple[Tensor, list[Edit]]:
         """The tokens of the run that is patched (`old`) or of the other one, and what is edited there."""
         side = self.experiment.unpatched if which == "old" else self.experiment.other
-        assert side is not None
+        if side is None:
+            raise ArgumentError("attribution must have another run to take values from, got an edit; give pairs")
         tokens, edit = side.of([self.prompt])
         length = self.experiment.plan.grid.scene.lengths[self.prompt]
         return tokens[:, :length].to(self.experiment.model.device), [] if edit is None else [edit]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.model.block import Block
+from pellucid.model.mlp import MLP
 from pellucid.model.norms import Norm
 from pellucid.patching.path_plan import Crossing
 from pellucid.patching.path_streams import Streams, base_stream
@@ -29,8 +30,8 @@ def received(
         chunks: How much is worked on at once.
     """
     block = run.model.blocks[crossing.layer]
-    if crossing.input == "mlp":
-        return _by_mlp(run, crossing, block, x, frozen, chunks)
+    if crossing.input == "mlp" and block.mlp is not None:
+        return _by_mlp(run, crossing, block, block.mlp, x, frozen, chunks)
     normed = normalized(run, crossing, block.ln1, x, frozen)
     attn, config = block.attn, block.attn.config
     positions = torch.tensor(crossing.read, device=x.device).repeat(len(x))
@@ -57,11 +58,10 @@ def normalized(run: PromptRun, crossing: Crossing, norm: Norm, x: Streams, froze
 
 
 def _by_mlp(
-    run: PromptRun, crossing: Crossing, block: Block, x: Streams, frozen: bool, chunks: Chunks
+    run: PromptRun, crossing: Crossing, block: Block, mlp: MLP, x: Streams, frozen: bool, chunks: Chunks
 ) -> Float[Tensor, "cell row d_model"]:
     normed = normalized(run, crossing, block.ln2, x, frozen).flatten(0, 1)
-    assert block.mlp is not None
-    out = torch.cat([block.mlp(part) for part in normed.split(chunks.mlp_rows)]).view(x.shape)
+    out = torch.cat([mlp(part) for part in normed.split(chunks.mlp_rows)]).view(x.shape)
     return block.joined(base_stream(run, crossing.reads)[span(crossing.rows)].expand_as(out), out)
 
 
