@@ -91,7 +91,7 @@ def attribute(
         >>> model = HookedTransformer.from_pretrained("toy-induction")
         >>> both = Pairs.from_tokens([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
         >>> attribute(model, both, site="z", over=("layer", "head")).effect().mean("prompt").top(1).label
-        '1.0'
+        '1.1'
     """
     if method not in METHODS:
         raise UnknownNameError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

@@ -79,7 +79,7 @@ def attribute_paths(
         >>> both = Pairs.from_tokens([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
         >>> found = attribute_paths(model, both, senders="heads", receivers="logits")
         >>> found.effect().mean("prompt").top(1).label
-        '1.0 → logits logits'
+        '1.1 → logits logits'
     """
     if method not in METHODS:
         raise UnknownNameError(f"method must be one of {', '.join(METHODS)} for edges, got {method!r}")

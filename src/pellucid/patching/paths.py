@@ -101,8 +101,8 @@ def paths(
         >>> model = HookedTransformer.from_pretrained("toy-induction")
         >>> both = Pairs.from_tokens([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
         >>> effect = paths(model, both, senders="embed + heads", receivers="heads + logits")
-        >>> [best.label for best in [effect.normalised().mean("prompt").top(1)]]
-        ['1.0 → logits']
+        >>> effect.normalised().mean("prompt").top(1).label
+        '1.0 → logits logits'
     """
     asked = AskedPaths(
         site=None,
