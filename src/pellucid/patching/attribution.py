@@ -6,7 +6,7 @@ In: what a sweep takes, and a method. Out: its Measurement, of estimates.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from pellucid.base.errors import ArgumentError, UnknownNameError
 from pellucid.base.progress import progress as bar
 from pellucid.hooked_transformer import HookedTransformer
-from pellucid.hooks.edits import Edit
+from pellucid.hooks.edits import Edit, Replace
 from pellucid.hooks.names import layer_of
 from pellucid.hooks.site import Site
 from pellucid.measurement import Measurement
@@ -93,23 +93,40 @@ def attribute(
         >>> attribute(model, both, site="z", over=("layer", "head")).effect().mean("prompt").top(1).label
         '1.1'
     """
-    if method not in METHODS:
-        raise UnknownNameError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if steps < 1:
-        raise ArgumentError(f"steps must be 1 or more, got {steps}")
+    check_method(method, steps, METHODS)
     asked = Asked(site=site, over=over, groups=groups, metric=metric, direction=direction, corrupt=corrupt)
     experiment = asked.of(model, made(pairs, model, n, seed))
-    settings = asked.settings(experiment) | {"method": method}
-    if method.startswith("ig"):
-        settings["steps"] = steps
+    settings = asked.settings(experiment)
     if method == "atp*":
         settings["unsigned"] = "sizes of changes, not the metric"
-    done = []
-    with bar(float(len(experiment.pairs)), f"attribution by {method}", shown=progress) as advance:
-        for prompt in range(len(experiment.pairs)):
-            done.append(_Prompt(experiment, prompt, method, steps).estimated())
+    each = [_Prompt(experiment, prompt, method, steps) for prompt in range(len(experiment.pairs))]
+    return prompt_by_prompt(each, settings, progress=progress)
+
+
+def check_method(method: str, steps: int, methods: Sequence[str], what: str = "") -> None:
+    """Whether there is such a method, and steps.
+
+    Raises:
+        UnknownNameError: The method is not known.
+        ArgumentError: There is no step.
+    """
+    if method not in methods:
+        raise UnknownNameError(f"method must be one of {', '.join(methods)}{what}, got {method!r}")
+    if steps < 1:
+        raise ArgumentError(f"steps must be 1 or more, got {steps}")
+
+
+def prompt_by_prompt(
+    each: "Sequence[PromptGradients]", settings: Mapping[str, Any], *, progress: bool | None
+) -> Measurement:
+    """The estimates of all prompts of an experiment."""
+    method, done = each[0].method, []
+    told = {**settings, "method": method, **({"steps": each[0].steps} if method.startswith("ig") else {})}
+    with bar(float(len(each)), f"attribution by {method}", shown=progress) as advance:
+        for prompt in each:
+            done.append(prompt.estimated())
             advance(1)
-    return measured(experiment, settings, done)
+    return measured(each[0].experiment, told, done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +135,12 @@ class PromptGradients:
 
     experiment: Experiment
     prompt: int
+    method: str
+    steps: int
+
+    def estimated(self) -> dict[str, Tensor]:
+        """Its cells, their values, and the metric of its two runs."""
+        raise NotImplementedError
 
     @cached_property
     def unpatched(self) -> float:
@@ -159,26 +182,23 @@ class PromptGradients:
         found = self.experiment.model.run(tokens, edits=edits, reads=list(points), padding_side="right").cache
         return {name: found[name] for name in points}
 
-    def mean_gradients(self, points: Sequence[str], steps: int, *, inputs: bool) -> Parts:
+    def mean_gradients(self, points: Sequence[str]) -> Parts:
         """Gradients in the run that is patched, or their mean while the inputs go from one run to the other."""
         tokens, edits = self.side("old")
-        if not inputs:
+        if self.method != "ig-inputs":
             return self.gradients.of(tokens, points, edits=edits)[1]
         known = self.experiment.plan.grid.scene.hook_names
         named = [name for name in ("hook_embed", "hook_pos_embed") if name in known]
         begin, end, mean = self.read("old", named), self.read("new", named), Parts()
-        for step in range(steps):
-            _, found = self.gradients.of(tokens, points, edits=between(begin, end, (step + 0.5) / steps))
-            mean = {name: mean.get(name, 0) + found[name] / steps for name in points}
+        for step in range(self.steps):
+            _, found = self.gradients.of(tokens, points, edits=between(begin, end, (step + 0.5) / self.steps))
+            mean = {name: mean.get(name, 0) + found[name] / self.steps for name in points}
         return mean
 
 
 @dataclass(frozen=True, eq=False)
 class _Prompt(PromptGradients):
     """One prompt on its way to estimates of all its cells."""
-
-    method: str
-    steps: int
 
     def estimated(self) -> dict[str, Tensor]:
         """Its cells, their values, and the metric of its two runs."""
@@ -203,21 +223,24 @@ class _Prompt(PromptGradients):
         new = self.read("new", points)
         if self.method == "ig-activations":
             return self._along_each(points, new)
-        old, mean = self.read("old", points), self.mean_gradients(points, self.steps, inputs=self.method != "atp")
+        old, mean = self.read("old", points), self.mean_gradients(points)
         return {name: _summed(name, new[name] - old[name], mean[name]) for name in points}
 
     def _along_each(self, points: Sequence[str], new: Parts) -> Parts:
         """Each point goes from one run to the other by itself, the rest follows."""
-        old, found = self.read("old", points), Parts()
+        found = Parts()
+        layers = {name: layer_of(name) for name in points}
+        below = {name: point("resid_pre", layer) for name, layer in layers.items() if layer is not None}
+        old = self.read("old", list(dict.fromkeys([*points, *below.values()])))
         tokens, _ = self.side("old")
-        for name in points:
-            layer = layer_of(name)
-            below = None if layer is None else point("resid_pre", layer)
-            start = tokens if below is None else self.read("old", [below])[below]
+        for name, layer in layers.items():
+            start = old[below[name]] if name in below else tokens
             mean = torch.zeros_like(old[name])
             for step in range(self.steps):
                 value = old[name] + (step + 0.5) / self.steps * _difference(new[name], old[name])
-                mean += self.gradients.along(start, name, value, layer) / self.steps
+                put_in = [Replace(value, name)]
+                _, slope = self.gradients.of(start, [name], edits=put_in, start_at_layer=layer)
+                mean += slope[name] / self.steps
             found[name] = _summed(name, new[name] - old[name], mean)
         return found
 

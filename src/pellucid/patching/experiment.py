@@ -20,7 +20,7 @@ from pellucid.patching.plainly import Metric, Plainly, rows_of
 from pellucid.patching.plan import Item, Joining, PlainCells, Plan
 from pellucid.patching.readout import Readout, last_stream
 from pellucid.patching.runs import AtPositions, Edited, OtherRun, PromptRun, Side, read
-from pellucid.patching.walk import At, Chunks, Group, walk
+from pellucid.patching.walk import Chunks, walk
 from pellucid.tasks.metrics import RowMetric
 from pellucid.tasks.pairs import Pairs
 
@@ -155,7 +155,7 @@ class Experiment:
         """The metric of a run that is not patched."""
         if readout is not None:
             return readout.of_run(run)
-        return float(self._plainly.measured(self._logits(side or self.unpatched, run.index), run.index))
+        return self.metric_of(run.index, side or self.unpatched)
 
     @property
     def _plainly(self) -> Plainly:
@@ -202,13 +202,7 @@ class Experiment:
             advance(rows)
 
         chunks = Chunks(self.budget.mlp_rows, self.budget.chunk)
-        end = self.model.config.n_layers
-
-        def seen(at: At, groups: Sequence[Group]) -> None:
-            for group in groups if at[0] == end else ():
-                readout.finish(group)
-
-        walk(self.model, runs, entries, seen=seen, chunks=chunks, advance=done)
+        walk(self.model, runs, entries, seen=readout.seen, chunks=chunks, advance=done)
         advance(left)
 
     def _work(self, item: Item) -> float:

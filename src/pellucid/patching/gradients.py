@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer
-from pellucid.hooks.edits import Edit
+from pellucid.hooks.edits import Edit, Replace
 from pellucid.hooks.names import layer_of
 from pellucid.patching.plainly import AtPoint
 
@@ -21,16 +21,14 @@ Measure = Callable[[Tensor], Tensor]
 
 
 class Tap(AtPoint):
-    """Keeps an activation where it stands in the graph; with a value, it puts that in its place first."""
+    """Keeps an activation where it stands in the graph."""
 
-    def __init__(self, name: str, value: Tensor | None = None) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.put, self.kept = value, torch.empty(0)
+        self.kept = torch.empty(0)
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation, kept."""
-        if self.put is not None:
-            x = self.put.to(x).view_as(x)
         self.kept = x.view_as(x) if x.requires_grad else x.detach().clone().requires_grad_()  # the stream may go by it
         return self.kept
 
@@ -88,11 +86,6 @@ class Gradients:
         values, [found] = self._run(x, [Tap(name) for name in points], edits, start_at_layer, [None], Drop())
         return values, found
 
-    def along(self, x: Tensor, name: str, value: Tensor, start_at_layer: int | None) -> Float[Tensor, "1 ..."]:
-        """The gradient at a point where a value is put in."""
-        _, [found] = self._run(x, [Tap(name, value)], (), start_at_layer, [None], Drop())
-        return found[name]
-
     def dropped(
         self, x: Tensor, points: Sequence[str], *, edits: Sequence[Edit] = ()
     ) -> tuple[dict[str, Tensor], list[dict[str, Float[Tensor, "1 ..."]]]]:
@@ -137,16 +130,4 @@ class Gradients:
 
 def between(old: Mapping[str, Tensor], new: Mapping[str, Tensor], share: float) -> list[Edit]:
     """Edits that put inputs on their way from one run to the other."""
-    return [Between(name, old[name] + share * (new[name] - old[name])) for name in old]
-
-
-class Between(AtPoint):
-    """A value of its own, whatever the run has made there."""
-
-    def __init__(self, name: str, value: Tensor) -> None:
-        super().__init__(name)
-        self.put = value
-
-    def apply(self, x: Tensor) -> Tensor:
-        """That value."""
-        return self.put.to(x).view_as(x)
+    return [Replace(old[name] + share * (new[name] - old[name]), name) for name in old]

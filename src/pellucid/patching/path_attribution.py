@@ -11,13 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.base.errors import ArgumentError, UnknownNameError
-from pellucid.base.progress import progress as bar
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Edit
 from pellucid.measurement import Measurement
-from pellucid.patching.attribution import PromptGradients
-from pellucid.patching.outcome import measured
+from pellucid.patching.attribution import PromptGradients, check_method, prompt_by_prompt
 from pellucid.patching.path_plan import PathGrid, reaches, stage
 from pellucid.patching.path_streams import SITES
 from pellucid.patching.paths import AskedPaths, PathExperiment
@@ -81,51 +78,37 @@ def attribute_paths(
         >>> found.effect().mean("prompt").top(1).label
         '1.1 → logits logits'
     """
-    if method not in METHODS:
-        raise UnknownNameError(f"method must be one of {', '.join(METHODS)} for edges, got {method!r}")
-    if steps < 1:
-        raise ArgumentError(f"steps must be 1 or more, got {steps}")
+    check_method(method, steps, METHODS, " for edges")
     asked = AskedPaths(
-        site=None,
         over=() if over is None else over,
         metric=metric,
         direction=direction,
         corrupt=corrupt,
         senders=selection(senders),
         receivers=selection(receivers),
-        through="edge",
-        norm="recomputed",
     )
     experiment = asked.of(model, made(pairs, model, n, seed))
-    settings = asked.settings(experiment) | {"method": method} | ({"steps": steps} if method != "atp" else {})
-    done = []
-    with bar(float(len(experiment.pairs)), f"attribution of paths by {method}", shown=progress) as advance:
-        for prompt in range(len(experiment.pairs)):
-            done.append(_Edges(experiment, prompt, method, steps).estimated())
-            advance(1)
-    return measured(experiment, settings, done)
+    each = [_Edges(experiment, prompt, method, steps) for prompt in range(len(experiment.pairs))]
+    return prompt_by_prompt(each, asked.settings(experiment), progress=progress)
 
 
-@dataclass(frozen=True)
-class _Edges:
+@dataclass(frozen=True, eq=False)
+class _Edges(PromptGradients):
     """One prompt on its way to estimates of all its edges."""
 
     experiment: PathExperiment
-    prompt: int
-    method: str
-    steps: int
 
     @property
     def _grid(self) -> PathGrid:
         return self.experiment.grid
 
     def estimated(self) -> dict[str, Tensor]:
-        """Its cells, their values, and the metric of its two runs."""
-        grid, runs = self._grid, PromptGradients(self.experiment, self.prompt)
+        """Its cells, their values, and the metric of its two self."""
+        grid = self._grid
         reads = {name: _read_at(grid, name) for name in grid.labels["input"]}
         points = list(dict.fromkeys(name for read in reads.values() for name in read.values()))
-        gradients = runs.mean_gradients(points, 1 if self.method == "atp" else self.steps, inputs=self.method != "atp")
-        changes = self._changes(runs)
+        gradients = self.mean_gradients(points)
+        changes = self._changes()
         found = np.zeros(grid.shape[1:])
         for at, name in enumerate(grid.labels["input"]):
             for number, (receiver, inputs) in enumerate(grid.receivers.items()):
@@ -135,16 +118,16 @@ class _Edges:
                         gradient = gradient[:, receiver.index]
                     by_pos = torch.einsum("spm,pm->sp", changes, gradient).double().cpu().numpy()
                     found[:, number, at] = self._told_apart(by_pos * self._arrives(receiver)[:, None])
-        values = runs.unpatched + found.ravel()
+        values = self.unpatched + found.ravel()
         first = self.prompt * values.size
-        return runs.results(np.arange(first, first + values.size), values)
+        return self.results(np.arange(first, first + values.size), values)
 
-    def _changes(self, runs: PromptGradients) -> Float[Tensor, "sender pos d_model"]:
-        """By how much what each sender writes differs between the two runs."""
+    def _changes(self) -> Float[Tensor, "sender pos d_model"]:
+        """By how much what each sender writes differs between the two self."""
         model, senders = self.experiment.model, self._grid.senders
         at = {sender: point(SITES[sender.kind], None if sender.kind == "embed" else sender.layer) for sender in senders}
         points = list(dict.fromkeys(at.values()))
-        old, new = runs.read("old", points), runs.read("new", points)
+        old, new = self.read("old", points), self.read("new", points)
         change = {name: (new[name] - old[name])[0] for name in points}
         return torch.stack([_written(model, sender, change[at[sender]]) for sender in senders])
 

@@ -23,7 +23,7 @@ from pellucid.patching.needs import Need, Needs
 from pellucid.patching.outcome import outcome
 from pellucid.patching.path_entries import received
 from pellucid.patching.path_plan import Crossing, PathGrid, make_path_plan
-from pellucid.patching.path_streams import PathStreams, base_stream
+from pellucid.patching.path_streams import SITES, PathStreams, base_stream
 from pellucid.patching.plainly import Metric
 from pellucid.patching.plan import Joining
 from pellucid.patching.readout import Readout
@@ -31,11 +31,10 @@ from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.selections import Selection, selection
 from pellucid.patching.sites import point
 from pellucid.patching.sweep import made
-from pellucid.patching.walk import At, Chunks, Group, walk
+from pellucid.patching.walk import Chunks, Group, walk
 from pellucid.tasks.pairs import Pairs, Task
 
 THROUGH = ("edge", "mlps", "all")
-SENT = {"embed": "embed", "head": "z", "mlp": "mlp_out", "neuron": "post"}
 
 
 def paths(
@@ -105,7 +104,6 @@ def paths(
         '1.0 → logits logits'
     """
     asked = AskedPaths(
-        site=None,
         over=() if over is None else over,
         metric=metric,
         direction=direction,
@@ -126,8 +124,10 @@ class AskedPaths(Asked):
 
     senders: Selection
     receivers: Selection
-    through: str
-    norm: str
+    site: None = None
+    over: str | Sequence[str] = ()
+    through: str = "edge"
+    norm: str = "recomputed"
 
     def of(self, model: HookedTransformer, pairs: Pairs) -> "PathExperiment":
         """What is to be run.
@@ -220,12 +220,8 @@ class PathExperiment(Experiment):
         def prepare(run: PromptRun, crossing: Crossing) -> Tensor:
             return received(run, crossing, streams.of(crossing), frozen=self.frozen, chunks=chunks)
 
-        def seen(at: At, groups: Sequence[Group]) -> None:
-            for group in groups if at[0] == end else ():
-                readout.finish(group)
-
         inside = [crossing for crossing in crossings if crossing.layer < end]
-        walk(self.model, runs, inside, prepare=prepare, seen=seen, chunks=chunks)
+        walk(self.model, runs, inside, prepare=prepare, seen=readout.seen, chunks=chunks)
         advance(self.work(entries))
 
 
@@ -244,7 +240,7 @@ class PathNeed(Need):
             own |= {point(name, layer) for name in ("resid_pre", "z", between, *self.taken("qkv"))}
         own |= {point("resid_post", layer) for _, layer in sent} | {point("resid_post", config.n_layers - 1)}
         own |= {point("post", layer) for kind, layer in sent if kind == "neuron"}
-        other = {point(SENT[kind], None if kind == "embed" else layer) for kind, layer in sent}
+        other = {point(SITES[kind], None if kind == "embed" else layer) for kind, layer in sent}
         return Needs(sorted(own), sorted(other))
 
 

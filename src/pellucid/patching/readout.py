@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.norms import widened
 from pellucid.patching.runs import PromptRun
-from pellucid.patching.walk import Group
+from pellucid.patching.walk import At, Group
 from pellucid.tasks.metrics import RowMetric, TokenMetric
 from pellucid.tasks.pairs import Pairs
 
@@ -52,6 +52,11 @@ class Readout:
     def of_run(self, run: PromptRun) -> float:
         """The metric of a run that is not patched."""
         return float(self._of_rows(run).mean())
+
+    def seen(self, at: At, groups: Sequence[Group]) -> None:
+        """Takes what a walk has behind the last block."""
+        for group in groups if at[0] == self.model.config.n_layers else ():
+            self.finish(group)
 
     def finish(self, group: Group, *, scale: Float[Tensor, "row 1"] | None = None) -> None:
         """Takes the last stream of some cells; with a scale, that of the norm is held there, at the group's rows."""
