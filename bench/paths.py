@@ -6,6 +6,7 @@
 import torch
 from torch import Tensor
 
+from bench._turns import GPT2_SMALL, interleaved
 from pellucid import HookedTransformer, patching
 
 LENGTH, FIRST = 17, 10
