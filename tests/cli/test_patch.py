@@ -65,7 +65,7 @@ def test_edges_are_what_python_gives(pellucid, tmp_path):
     assert "input k" in (tmp_path / "out" / "report.html").read_text()
     guess = json.loads(pellucid(*EDGES, *PROMPTS, "--json", "--method", "ig-inputs", "--steps", "4").out)
     assert guess["record"]["settings"]["method"] == "ig-inputs" and guess["record"]["settings"]["steps"] == 4
-    assert "1.0 → logits logits" in pellucid(*EDGES, *PROMPTS, "--through", "all").out
+    assert "1.0 → logits" in pellucid(*EDGES, *PROMPTS, "--through", "all").out
 
 
 @pytest.mark.parametrize("method", ["atp", "atp*"])

@@ -1,10 +1,14 @@
 """Estimates by gradients: against finite differences, complete sums, literal formulas, and exact sweeps."""
 
+import re
+
 import pytest
 import torch
 
 from pellucid import HookedTransformer, Site, patching
-from pellucid.base.errors import ArgumentError, UnknownNameError
+from pellucid.base.errors import ArgumentError, TooLargeError, UnknownNameError
+from pellucid.model.positional import Shortformer
+from pellucid.patching.gradients import Gradients
 from tests.models import CONFIGS, config_of, model_of
 
 
@@ -193,3 +197,34 @@ def test_what_cannot_be_estimated_is_an_error():
         patching.attribute(model, pairs, site="z", over="layer", metric=patching.Accuracy())
     with pytest.raises(UnknownNameError, match="site must be the short name"):
         patching.attribute(model, pairs, site="zz", over="layer")
+
+
+@pytest.mark.parametrize("method", ["atp", "atp*", "ig-inputs", "ig-activations"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "shortformer"])
+def test_prompts_together_and_in_small_parts(method, kind, monkeypatch):
+    """Prompts of several lengths, as many at once as memory allows: each has the estimates that it has by itself."""
+    model = model_of(kind if kind != "shortformer" else "attention only").double().requires_grad_(False)
+    if kind == "shortformer":
+        model = HookedTransformer(model.config.change(positions=Shortformer()), seed=2).double().requires_grad_(False)
+    clean = [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10], [4, 3, 2, 1], [1, 5, 3, 2], [2, 6, 7, 3, 9, 10]]
+    corrupted = [[1, 9, 3, 4], [5, 6, 2, 8, 9, 10], [4, 3, 5, 1], [6, 5, 3, 2], [2, 6, 1, 3, 9, 10]]
+    pairs = patching.pairs(clean, corrupted, answer=[1, 2, 3, 4, 5], wrong=[3, 4, 5, 6, 7])
+    asked = {"over": ("head",), "method": method, "steps": 3, "metric": patching.KL()}
+    asked |= {"site": ["pos_embed", "embed"], "over": ()} if kind == "shortformer" else {"site": "q"}
+    together = patching.attribute(model, pairs, **asked).values
+    for number in range(5):
+        alone = patching.attribute(model, pairs[[number]], **asked).values
+        torch.testing.assert_close(torch.tensor(together[number : number + 1]), torch.tensor(alone))
+    taken, whole = [], Gradients.up
+
+    def up(self, x, *more, **how):
+        taken.append(len(x))
+        return whole(self, x, *more, **how)
+
+    monkeypatch.setattr(Gradients, "up", up)
+    with pytest.raises(TooLargeError, match="max_memory must hold one prompt at least") as told:
+        patching.attribute(model, pairs, **asked, max_memory="2 KB")
+    least = float(re.search(r"takes ([\d.]+) MB", str(told.value))[1])
+    in_parts = patching.attribute(model, pairs, **asked, max_memory=f"{1.9 * least} MB").values
+    assert set(taken) == {1}
+    torch.testing.assert_close(torch.tensor(in_parts), torch.tensor(together))

@@ -181,5 +181,5 @@ def test_the_best_edge_passes_over_those_that_cannot_be():
     pairs = patching.pairs([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
     found = patching.paths(model, pairs, senders="heads", receivers="heads:k + logits")
     best = found.normalised().mean("prompt").top(3)
-    assert best.labels[0] == "1.0 → logits logits"
+    assert best.labels[0] == "1.0 → logits"
     assert not torch.tensor(best.values).isnan().any()

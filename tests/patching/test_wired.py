@@ -65,8 +65,8 @@ class TestInductionPair:
         for through in ("edge", "mlps", "all"):
             for direction in ("denoise", "noise"):
                 moved = found(patching.paths(model, pairs, **edges, through=through, direction=direction))
-                assert moved - {"0.2 → logits logits"} == {"0.2 → 2.1 k", "2.1 → logits logits"}
-                assert ("0.2 → logits logits" in moved) == (through == "all")
+                assert moved - {"0.2 → logits"} == {"0.2 → 2.1 k", "2.1 → logits"}
+                assert ("0.2 → logits" in moved) == (through == "all")
 
     def test_ablations_hit_the_pair_alone(self, model, pairs):
         effect = patching.ablate(model, pairs, site="z", over=("layer", "head"), by=Zero()).effect().mean("prompt")

@@ -45,6 +45,8 @@ def cell_name(labels: Mapping[str, int | str]) -> str:
         ('5.1 pos 3', 'layer 3 subject 2')
         >>> cell_name({"sender": "4.11", "receiver": "5.5", "input": "k"})
         '4.11 → 5.5 k'
+        >>> cell_name({"sender": "4.11", "receiver": "mlp6", "input": "mlp"})
+        '4.11 → mlp6'
         >>> cell_name({"seed": 2, "optimiser.lr": "0.003"})
         'seed 2 optimiser.lr 0.003'
     """
@@ -56,6 +58,8 @@ def cell_name(labels: Mapping[str, int | str]) -> str:
     elif {"layer", "neuron"} <= words.keys():
         words["layer"] = f"L{words['layer']}N{words.pop('neuron')}"
     if {"sender", "receiver"} <= words.keys():
+        if str(words["receiver"]).startswith(str(words.get("input"))):  # an MLP and the logits have one input
+            del words["input"]
         words["sender"] = f"{words['sender']} → {words.pop('receiver')}"
     bare = {axis for axis, word in words.items() if isinstance(word, str) and axis in AXES}
     return " ".join(str(word) if axis in bare else f"{axis} {word}" for axis, word in words.items())

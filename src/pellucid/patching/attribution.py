@@ -3,7 +3,7 @@
 In: what a sweep takes, and a method. Out: its Measurement, of estimates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from pellucid.hooks.site import Site
 from pellucid.measurement import Measurement
 from pellucid.patching.asked import Asked
 from pellucid.patching.experiment import Experiment
-from pellucid.patching.gradients import Gradients, between
+from pellucid.patching.gradients import Gradients, Parts, Slopes, Upward, between
 from pellucid.patching.grid import Touch
 from pellucid.patching.outcome import measured
 from pellucid.patching.plainly import Metric, rows_of
@@ -31,11 +31,11 @@ from pellucid.patching.sweep import made
 from pellucid.tasks.pairs import Pairs, Task
 
 METHODS = ("atp", "atp*", "ig-inputs", "ig-activations")
-SUMMED = ("d_model", "d_head", "scale", "batch")
+SUMMED = ("d_model", "d_head", "scale")
 INSIDE = ("resid_pre", "resid_mid", "resid_post", "embed", "pos_embed", "ln_final.scale", "ln_final.normalized")
 """Sites on the stream, or behind all layers, whose gradient no single dropped layer stops."""
-Parts = dict[str, Tensor]
-"""By full name: what each element of an activation adds to the estimate, summed over its width."""
+ASKING = ("hook_q", "hook_k", "hook_rot_q", "hook_rot_k")
+"""Points behind which `atp*` takes the softmax anew."""
 
 
 def attribute(
@@ -52,9 +52,10 @@ def attribute(
     corrupt: Edit | None = None,
     n: int | None = None,
     seed: int = 0,
+    max_memory: int | float | str | None = None,
     progress: bool | None = None,
 ) -> Measurement:
-    """Estimates what `sweep` measures with the same arguments, from gradients; prompt by prompt, all cells at once.
+    """Estimates what `sweep` measures with the same arguments, from gradients; all cells at once.
 
     Args:
         model: As for `sweep`.
@@ -74,6 +75,7 @@ def attribute(
         corrupt: As for `sweep`.
         n: As for `sweep`.
         seed: As for `sweep`.
+        max_memory: As for `sweep`: it settles how many prompts go together. Held is one layer's graph at a time.
         progress: As for `sweep`.
 
     Returns:
@@ -94,13 +96,14 @@ def attribute(
         '1.1'
     """
     check_method(method, steps, METHODS)
-    asked = Asked(site=site, over=over, groups=groups, metric=metric, direction=direction, corrupt=corrupt)
+    asked = Asked(
+        site=site, over=over, groups=groups, metric=metric, direction=direction, corrupt=corrupt, max_memory=max_memory
+    )
     experiment = asked.of(model, made(pairs, model, n, seed))
     settings = asked.settings(experiment)
     if method == "atp*":
         settings["unsigned"] = "sizes of changes, not the metric"
-    each = [_Prompt(experiment, prompt, method, steps) for prompt in range(len(experiment.pairs))]
-    return prompt_by_prompt(each, settings, progress=progress)
+    return estimates(_Cells, experiment, settings, method=method, steps=steps, progress=progress)
 
 
 def check_method(method: str, steps: int, methods: Sequence[str], what: str = "") -> None:
@@ -116,176 +119,233 @@ def check_method(method: str, steps: int, methods: Sequence[str], what: str = ""
         raise ArgumentError(f"steps must be 1 or more, got {steps}")
 
 
-def prompt_by_prompt(
-    each: "Sequence[PromptGradients]", settings: Mapping[str, Any], *, progress: bool | None
+def estimates(
+    kind: "type[Estimates]",
+    experiment: Experiment,
+    settings: Mapping[str, Any],
+    *,
+    method: str,
+    steps: int,
+    progress: bool | None,
 ) -> Measurement:
-    """The estimates of all prompts of an experiment."""
-    method, done = each[0].method, []
-    told = {**settings, "method": method, **({"steps": each[0].steps} if method.startswith("ig") else {})}
-    with bar(float(len(each)), f"attribution by {method}", shown=progress) as advance:
-        for prompt in each:
-            done.append(prompt.estimated())
-            advance(1)
-    return measured(each[0].experiment, told, done)
+    """The estimates of all prompts of an experiment, of as many at once as memory allows."""
+    done, told = [], {**settings, "method": method, **({"steps": steps} if method.startswith("ig") else {})}
+    with bar(float(len(experiment.pairs)), f"attribution by {method}", shown=progress) as advance:
+        for alike in _alike(experiment):
+            of_one = kind(experiment, alike[:1], method, steps)
+            size = experiment.budget.with_gradients(of_one.length, of_one.n_rows, of_one.points, of_one.held)
+            for first in range(0, len(alike), size):
+                here = alike[first : first + size]
+                done.append(kind(experiment, here, method, steps).estimated())
+                advance(len(here))
+    return measured(experiment, told, done)
+
+
+def _alike(experiment: Experiment) -> list[list[int]]:
+    """Prompts of one length, whose metric reads equally many logits, together."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for prompt, length in enumerate(experiment.plan.grid.scene.lengths):
+        rows = rows_of(experiment.metric, experiment.pairs, prompt)
+        found.setdefault((length, length if rows is None else len(rows)), []).append(prompt)
+    return list(found.values())
 
 
 @dataclass(frozen=True, eq=False)
-class PromptGradients:
-    """Both runs of one prompt, and gradients in one of them or between the two."""
+class Estimates:
+    """Both runs of some prompts of one length, and gradients in one of them or between the two."""
 
     experiment: Experiment
-    prompt: int
+    prompts: Sequence[int]
     method: str
     steps: int
 
-    def estimated(self) -> dict[str, Tensor]:
-        """Its cells, their values, and the metric of its two runs."""
+    @property
+    def points(self) -> list[str]:
+        """Full names of the activations whose gradients are taken."""
         raise NotImplementedError
 
-    @cached_property
-    def unpatched(self) -> float:
-        """The metric of the run that is patched."""
-        return self.experiment.metric_of(self.prompt, self.experiment.unpatched)
+    @property
+    def held(self) -> int:
+        """Elements that are held for each prompt beside activations."""
+        raise NotImplementedError
 
-    def results(self, cells: np.ndarray, values: np.ndarray) -> dict[str, Tensor]:
+    def estimated(self) -> dict[str, Tensor]:
+        """Their cells, their values, and the metric of each prompt's two runs."""
+        raise NotImplementedError
+
+    @property
+    def length(self) -> int:
+        """Tokens of each prompt."""
+        return self.experiment.plan.grid.scene.lengths[self.prompts[0]]
+
+    @property
+    def n_rows(self) -> int:
+        """Positions of each prompt whose logits the metric reads."""
+        rows = rows_of(self.experiment.metric, self.experiment.pairs, self.prompts[0])
+        return self.length if rows is None else len(rows)
+
+    def results(self, cells: np.ndarray, values: np.ndarray, old: Upward, new: Upward) -> dict[str, Tensor]:
         """Estimates of some cells, as the jobs of a sweep give what they found."""
-        other = self.experiment.other
-        new = float("nan") if other is None else self.experiment.metric_of(self.prompt, other)
         return {
             "cells": torch.from_numpy(cells),
             "values": torch.from_numpy(values),
-            "prompts": torch.tensor([self.prompt]),
-            "unpatched": torch.tensor([self.unpatched], dtype=torch.float64),
-            "other": torch.tensor([new], dtype=torch.float64),
+            "prompts": torch.tensor(self.prompts),
+            "unpatched": old.metric.double().cpu(),
+            "other": new.metric.double().cpu(),
         }
 
-    @property
+    @cached_property
     def gradients(self) -> Gradients:
-        """Those of this prompt's metric."""
-        experiment = self.experiment
-        rows = rows_of(experiment.metric, experiment.pairs, self.prompt)
-        return Gradients(experiment.model, lambda logits: experiment.measure(logits, self.prompt), rows)
+        """Those of these prompts' metric."""
+        rows = [rows_of(self.experiment.metric, self.experiment.pairs, prompt) for prompt in self.prompts]
+        at = torch.tensor(rows, device=self.experiment.model.device) if None not in rows else None
+        return Gradients(self.experiment.model, self._measure, at)
+
+    def _measure(self, logits: Tensor) -> Tensor:
+        each = enumerate(self.prompts)
+        return torch.cat([self.experiment.measure(logits[at : at + 1], prompt) for at, prompt in each])
 
     def side(self, which: str) -> tuple[Tensor, list[Edit]]:
         """The tokens of the run that is patched (`old`) or of the other one, and what is edited there."""
         side = self.experiment.unpatched if which == "old" else self.experiment.other
         if side is None:
             raise ArgumentError("attribution must have another run to take values from, got an edit; give pairs")
-        tokens, edit = side.of([self.prompt])
-        length = self.experiment.plan.grid.scene.lengths[self.prompt]
-        return tokens[:, :length].to(self.experiment.model.device), [] if edit is None else [edit]
+        tokens, edit = side.of(list(self.prompts))
+        return tokens[:, : self.length].to(self.experiment.model.device), [] if edit is None else [edit]
 
-    @torch.no_grad()
-    def read(self, which: str, points: Sequence[str]) -> Parts:
-        """Activations of one of the two runs."""
+    def run(self, which: str, points: Sequence[str]) -> Upward:
+        """One of the two runs."""
         tokens, edits = self.side(which)
-        found = self.experiment.model.run(tokens, edits=edits, reads=list(points), padding_side="right").cache
-        return {name: found[name] for name in points}
+        return self.gradients.up(tokens, points, edits=edits)
 
-    def mean_gradients(self, points: Sequence[str]) -> Parts:
-        """Gradients in the run that is patched, or their mean while the inputs go from one run to the other."""
+    def slopes(self, old: Upward, points: Sequence[str], *, drops: bool = False) -> Iterator[Slopes]:
+        """Gradients in the run that is patched; or shares of them, each while the inputs go on to the other run."""
         tokens, edits = self.side("old")
         if self.method != "ig-inputs":
-            return self.gradients.of(tokens, points, edits=edits)[1]
+            yield from self.gradients.down(old, points, edits=edits, drops=drops)
+            return
         known = self.experiment.plan.grid.scene.hook_names
         named = [name for name in ("hook_embed", "hook_pos_embed") if name in known]
-        begin, end, mean = self.read("old", named), self.read("new", named), Parts()
+        begin, end = self.run("old", named).values, self.run("new", named).values
         for step in range(self.steps):
-            _, found = self.gradients.of(tokens, points, edits=between(begin, end, (step + 0.5) / self.steps))
-            mean = {name: mean.get(name, 0) + found[name] / self.steps for name in points}
-        return mean
+            put_in = between(begin, end, (step + 0.5) / self.steps)
+            yield from self.gradients.down(self.gradients.up(tokens, edits=put_in), points, edits=put_in)
+
+    @property
+    def share(self) -> float:
+        """What each of the slopes counts."""
+        return 1 / self.steps if self.method == "ig-inputs" else 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Prompt(PromptGradients):
-    """One prompt on its way to estimates of all its cells."""
+class _Cells(Estimates):
+    """Some prompts on their way to estimates of all their cells."""
+
+    @property
+    def points(self) -> list[str]:
+        """Full names of the activations whose gradients are taken."""
+        return list(dict.fromkeys(touch.point for touched, _ in self._rows(0) for touch in touched))
+
+    @property
+    def held(self) -> int:
+        """Elements that are held for each prompt beside activations."""
+        kept = max(1, self.experiment.model.config.n_layers) if self.method == "atp*" else 1
+        return (kept + 2) * int(np.prod(self.experiment.plan.grid.shape[1:]))
 
     def estimated(self) -> dict[str, Tensor]:
-        """Its cells, their values, and the metric of its two runs."""
-        grid = self.experiment.plan.grid
-        rows = [(grid.touched(self.prompt, where), first) for where, first in grid.outer(self.prompt)]
-        points = list(dict.fromkeys(touch.point for touched, _ in rows for touch in touched))
-        cells = np.concatenate([first + grid.offsets[0] for _, first in rows])
-        values = self._values(rows, points)
-        return self.results(cells, values if self.method == "atp*" else self.unpatched + values)
+        """Their cells, their values, and the metric of each prompt's two runs."""
+        points = self.points
+        turned = [point(name, layer) for layer in self._asked(points) for name in self.experiment.need.taken("qk")]
+        old, new = (self.run(which, [*points, *turned]) for which in ("old", "new"))
+        if self.method == "atp*":
+            sizes = [self._of_cells(parts, abs) for parts in self._each_dropped(points, old, new)]
+            values = np.sum(sizes, 0) / self._others(len(sizes))
+        else:
+            linear = self._along_each if self.method == "ig-activations" else self._linear
+            values = self._of_cells(linear(points, old, new)) + old.metric.double().cpu().numpy()[:, None]
+        inner = self.experiment.plan.grid.offsets[0]
+        cells = [first + inner for at, _ in enumerate(self.prompts) for _, first in self._rows(at)]
+        return self.results(np.concatenate(cells), values.ravel(), old, new)
 
-    def _values(self, rows: Sequence[tuple[list[Touch], int]], points: Sequence[str]) -> np.ndarray:
-        if self.method != "atp*":
-            return self._of_cells(rows, self._linear(points))
-        drops = self._each_dropped(points, rows)
-        sizes = np.stack([np.abs(self._of_cells(rows, parts)) for parts in drops])
-        n_layers, inner = len(drops), len(self.experiment.plan.grid.offsets[0])
-        through = [all(touch.site in INSIDE for touch in touched) for touched, _ in rows]
-        others = np.where(np.repeat(through, inner), n_layers, max(1, n_layers - 1))
-        return sizes.sum(0) / others
+    def _rows(self, at: int) -> list[tuple[list[Touch], int]]:
+        """What a prompt's cells touch, by row of cells, and the first cell of each."""
+        grid, prompt = self.experiment.plan.grid, self.prompts[at]
+        return [(grid.touched(prompt, where), first) for where, first in grid.outer(prompt)]
 
-    def _linear(self, points: Sequence[str]) -> Parts:
-        new = self.read("new", points)
-        if self.method == "ig-activations":
-            return self._along_each(points, new)
-        old, mean = self.read("old", points), self.mean_gradients(points)
-        return {name: _summed(name, new[name] - old[name], mean[name]) for name in points}
+    def _others(self, n_layers: int) -> np.ndarray:
+        """For each cell, the layers that may be dropped beside its own."""
+        through = [all(touch.site in INSIDE for touch in touched) for touched, _ in self._rows(0)]
+        inner = len(self.experiment.plan.grid.offsets[0])
+        return np.where(np.repeat(through, inner), n_layers, max(1, n_layers - 1))
 
-    def _along_each(self, points: Sequence[str], new: Parts) -> Parts:
+    def _linear(self, points: Sequence[str], old: Upward, new: Upward) -> Parts:
+        found = Parts()
+        for slopes in self.slopes(old, points):
+            for name, gradient in slopes.gradients[None].items():
+                added = self.share * _summed(name, new.values[name] - old.values[name], gradient)
+                found[name] = found[name] + added if name in found else added
+        return found
+
+    def _along_each(self, points: Sequence[str], old: Upward, new: Upward) -> Parts:
         """Each point goes from one run to the other by itself, the rest follows."""
         found = Parts()
-        layers = {name: layer_of(name) for name in points}
-        below = {name: point("resid_pre", layer) for name, layer in layers.items() if layer is not None}
-        old = self.read("old", list(dict.fromkeys([*points, *below.values()])))
-        tokens, _ = self.side("old")
-        for name, layer in layers.items():
-            start = old[below[name]] if name in below else tokens
-            mean = torch.zeros_like(old[name])
+        _, edits = self.side("old")
+        for name in points:
+            start, change = layer_of(name) or 0, _difference(new.values[name], old.values[name])
+            mean = torch.zeros_like(change)
             for step in range(self.steps):
-                value = old[name] + (step + 0.5) / self.steps * _difference(new[name], old[name])
-                put_in = [Replace(value, name)]
-                _, slope = self.gradients.of(start, [name], edits=put_in, start_at_layer=layer)
-                mean += slope[name] / self.steps
-            found[name] = _summed(name, new[name] - old[name], mean)
+                put_in = [*edits, Replace(old.values[name] + (step + 0.5) / self.steps * change, name)]
+                along = self.gradients.up(old.streams[start], edits=put_in, start=start)
+                for slopes in self.gradients.down(along, [name], edits=put_in):
+                    mean += slopes.gradients[None].get(name, 0) / self.steps
+            found[name] = _summed(name, change, mean)
         return found
 
-    def _each_dropped(self, points: Sequence[str], rows: Sequence[tuple[list[Touch], int]]) -> list[Parts]:
+    def _each_dropped(self, points: Sequence[str], old: Upward, new: Upward) -> list[Parts]:
         """The parts of the estimate, for each layer that is dropped."""
-        asked = [name for name in points if name.endswith(("hook_q", "hook_k", "hook_rot_q", "hook_rot_k"))]
-        patterns = [point("pattern", layer) for layer in sorted({layer_of(name) or 0 for name in asked})]
-        tokens, edits = self.side("old")
-        new = self.read("new", points)
-        old, drops = self.gradients.dropped(tokens, [*points, *patterns], edits=edits)
-        plain = [name for name in points if name not in asked]
-        single = not asked or _at_one_position(rows)
-        runs = {which: self._turned(which, asked) for which in ("old", "new")}
-        found = []
-        for gradients in drops:
-            parts = {name: _summed(name, new[name] - old[name], gradients[name]) for name in plain}
-            for name in asked:
-                layer = layer_of(name) or 0
-                parts[name] = changed_by_softmax(
-                    self.experiment.model.blocks[layer].attn,
-                    *(runs["old"][layer], runs["new"][layer]),
-                    gradients[point("pattern", layer)],
-                    which=name[-1],
-                    single=single,
-                )
-            found.append(parts)
+        layers = self._asked(points)
+        patterns = [point("pattern", layer) for layer in layers]
+        single = not layers or _at_one_position(self._rows(0))
+        found = [Parts() for _ in range(self.experiment.model.config.n_layers)]
+        for slopes in self.slopes(old, [*points, *patterns], drops=True):
+            made: dict[int | None, Parts] = {}
+            for dropped, gradients in slopes.gradients.items():
+                made[dropped] = {
+                    name: self._softmax_anew(name, gradients[point("pattern", slopes.layer)], old, new, single=single)
+                    if name.endswith(ASKING)
+                    else _summed(name, new.values[name] - old.values[name], gradients[name])
+                    for name in gradients
+                    if name in points
+                }
+            for dropped, parts in enumerate(found):
+                for name, part in made.get(dropped, made[None]).items():
+                    parts[name] = parts[name] + part if name in parts else part
         return found
 
-    def _turned(self, which: str, asked: Sequence[str]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Queries and keys as attention takes them, by layer."""
-        layers = sorted({layer_of(name) or 0 for name in asked})
-        taken = self.experiment.need.taken("qk")
-        found = self.read(which, [point(name, layer) for layer in layers for name in taken])
-        return {layer: (found[point(taken[0], layer)], found[point(taken[1], layer)]) for layer in layers}
+    def _softmax_anew(self, name: str, gradient: Tensor, old: Upward, new: Upward, *, single: bool) -> Tensor:
+        layer, taken = layer_of(name) or 0, self.experiment.need.taken("qk")
+        before, after = ([run.values[point(one, layer)] for one in taken] for run in (old, new))
+        attn = self.experiment.model.blocks[layer].attn
+        return changed_by_softmax(
+            attn, (before[0], before[1]), (after[0], after[1]), gradient, which=name[-1], single=single
+        )
 
-    def _of_cells(self, rows: Sequence[tuple[list[Touch], int]], parts: Parts) -> np.ndarray:
+    def _asked(self, points: Sequence[str]) -> list[int]:
+        """The layers whose softmax is taken anew."""
+        return sorted({layer_of(name) or 0 for name in points if self.method == "atp*" and name.endswith(ASKING)})
+
+    def _of_cells(self, parts: Parts, of: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """``[prompt cell]``."""
         grid = self.experiment.plan.grid
         held = {name: part.double().cpu().numpy() for name, part in parts.items()}
         found = []
-        for touched, _ in rows:
-            total = np.zeros(len(grid.offsets[0]))
-            for touch in touched:
-                total = total + _cells_of(held[touch.point], touch, grid.inner)
-            found.append(total)
-        return np.concatenate(found)
+        for at, _ in enumerate(self.prompts):
+            for touched, _ in self._rows(at):
+                total = np.zeros(len(grid.offsets[0]))
+                for touch in touched:
+                    total = total + _cells_of(held[touch.point][at], touch, grid.inner)
+                found.append(total if of is None else of(total))
+        return np.concatenate(found).reshape(len(self.prompts), -1)
 
 
 def _difference(new: Tensor, old: Tensor) -> Tensor:
@@ -296,18 +356,18 @@ def _difference(new: Tensor, old: Tensor) -> Tensor:
 def _summed(name: str, difference: Tensor, gradient: Tensor) -> Tensor:
     """What each element adds, over the axes that no cell tells apart."""
     product = torch.where(gradient == 0, torch.zeros_like(gradient), difference * gradient)
-    axes = axes_of(name.rpartition("hook_")[2])
+    axes = axes_of(name.rpartition("hook_")[2])  # the batch stays
     return product.sum([at for at, axis in enumerate(axes) if axis in SUMMED])
 
 
 def _cells_of(part: np.ndarray, touch: Touch, inner: Sequence[str]) -> np.ndarray:
     """The estimates of the cells along the inner axes, of what a touch reaches."""
-    axes = axes_of(touch.site)
+    axes = [axis for axis in axes_of(touch.site) if axis != "batch"]
     shape = [1 if axis in SUMMED else 0 for axis in axes]
     sizes = iter(part.shape)
     shape = [size or next(sizes) for size in shape]
     reached = np.zeros(shape, bool)
-    reached[touch.part.index(shape)] = True
+    reached[None][touch.part.index([1, *shape])] = True
     kept = [axis for axis in axes if axis not in SUMMED]
     chosen = np.where(reached.reshape(part.shape), part, 0.0)
     named = ["kv_head" if axis == "head" and "kv_head" in kept else axis for axis in inner]

@@ -5,12 +5,12 @@ A plan's items become jobs: parts that are run one after the other, and that a j
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pellucid.base.errors import ArgumentError, TooLargeError
 from pellucid.model.config import Config
-from pellucid.patching.needs import Need
+from pellucid.patching.needs import Need, elements
 from pellucid.patching.plan import Item, PlainCells, Plan
 
 MOST_ROWS = 2**14
@@ -108,6 +108,30 @@ class Budget:
             held, rows = held + size + new, rows + carried
             jobs[-1] = range(jobs[-1].start, len(items))
         return items, jobs
+
+    def with_gradients(self, length: int, rows: int, points: Sequence[str], held: int) -> int:
+        """How many prompts go forward and back together: both runs' streams and points, and one layer's graph.
+
+        Args:
+            length: Tokens of each.
+            rows: Positions of each whose logits the metric reads.
+            points: Full names of the activations whose gradients are taken.
+            held: Elements of results for each prompt.
+
+        Raises:
+            TooLargeError: One prompt does not fit.
+        """
+        config, attention = self.config, self.config.attention
+        streams = (2 * config.n_layers + 12) * config.d_model * length
+        graph = 4 * self.token // self.itemsize * length + 6 * attention.n_heads * length**2
+        kept = 3 * elements(config, points, length) + 6 * rows * config.vocab_out + held
+        each = self.itemsize * (streams + graph + kept)
+        if each > self.limit:
+            raise TooLargeError(
+                f"max_memory must hold one prompt at least, which takes {each / 1e6:.3g} MB here, got "
+                f"{self.limit / 1e6:.3g} MB; raise it, or take shorter prompts"
+            )
+        return max(1, min(self.limit // each, self.most_rows // length))
 
     def _pieces(self, plan: Plan, need: Need, logits_of: int | None) -> Iterator[tuple[Item, int]]:
         """Each item in pieces that fit, with what must be kept for its prompt."""

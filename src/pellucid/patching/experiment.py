@@ -165,15 +165,16 @@ class Experiment:
             reference=lambda prompt: self._logits(self._clean, prompt)[0],
         )
 
+    @torch.no_grad()
     def metric_of(self, prompt: int, side: Side) -> float:
         """The metric of one of a prompt's two runs."""
-        with torch.no_grad():
-            return float(self.measure(self._logits(side, prompt), prompt))
+        return float(self.measure(self._logits(side, prompt), prompt))
 
     def measure(self, logits: Float[Tensor, "1 row d_vocab"], prompt: int) -> Float[Tensor, "1"]:
         """The metric of logits at its rows."""
         return self._plainly.measured(logits, prompt)
 
+    @torch.no_grad()
     def _logits(self, side: Side, prompt: int) -> Float[Tensor, "1 row d_vocab"]:
         """A run's logits at the metric's rows; at all positions for a metric that is a function."""
         tokens, edit = side.of([prompt])

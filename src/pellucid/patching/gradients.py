@@ -1,9 +1,10 @@
-"""Gradients of a prompt's metric with respect to activations, in one backward pass for all of them.
+"""Gradients of a metric with respect to activations, from the last layer down to the first.
 
-The run is the unpatched one, or one on the way from it to the other: with inputs, or one activation, in between.
+Each layer is run once more when its turn comes: held at a time are one layer's graph, and the stream below each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +18,16 @@ from pellucid.hooks.names import layer_of
 from pellucid.patching.plainly import AtPoint
 
 Measure = Callable[[Tensor], Tensor]
-"""Logits ``[1 row d_vocab]`` to the metric ``[1]``."""
+"""Logits ``[prompt row d_vocab]`` to the metric ``[prompt]``."""
+Parts = dict[str, Tensor]
+"""By full name: ``[prompt ...]``, something of each element of an activation."""
 
 
 class Tap(AtPoint):
     """Keeps an activation where it stands in the graph."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.kept = torch.empty(0)
+    kept: Tensor | None = None
+    """None until a run has come by."""
 
     def apply(self, x: Tensor) -> Tensor:
         """The activation, kept."""
@@ -36,96 +38,136 @@ class Tap(AtPoint):
 class Dropped(AtPoint):
     """Stops the gradient of what a layer writes, while that layer is dropped."""
 
-    def __init__(self, name: str, drop: "Drop") -> None:
-        super().__init__(name)
-        self.drop = drop
+    now = False
 
     def apply(self, x: Tensor) -> Tensor:
         """The same activation; its gradient is stopped on the way back."""
         x = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
-        layer = layer_of(self.name)
-        x.register_hook(lambda gradient: torch.zeros_like(gradient) if self.drop.layer == layer else None)
+        x.register_hook(lambda gradient: torch.zeros_like(gradient) if self.now else None)
         return x
 
 
-class Drop:
-    """Which layer is dropped, if any."""
+@dataclass(frozen=True)
+class Upward:
+    """A run, layer by layer."""
 
-    layer: int | None = None
+    start: int
+    """The layer that it began at."""
+    streams: list[Tensor]
+    """What each layer began with: token ids below layer 0, else the stream."""
+    values: Parts
+    """The activations that were asked for."""
+    metric: Float[Tensor, " prompt"]
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What one layer gives on the way down."""
+
+    layer: int
+    gradients: dict[int | None, Parts]
+    """By the layer that is dropped, None where none is. To drop one that lies below this layer changes nothing here."""
 
 
 class Gradients:
-    """Values of activations of one run, and gradients of its metric.
+    """Values of activations of some prompts' runs, and gradients of their metric.
 
     Args:
         model: Of which.
         measure: Makes the metric of logits.
-        rows: Positions of the metric's logits; None for all.
+        rows: Positions of the metric's logits, ``[prompt row]``; None for all.
     """
 
-    def __init__(self, model: HookedTransformer, measure: Measure, rows: Sequence[int] | None) -> None:
+    def __init__(self, model: HookedTransformer, measure: Measure, rows: Tensor | None) -> None:
         self.model, self.measure = model, measure
-        self.where: dict[str, Any] = {} if rows is None else {"logits_at": list(rows)}
+        self.at: dict[str, Any] = {} if rows is None else {"logits_at": rows}
+        self.end = max(1, model.config.n_layers)
 
-    def of(
-        self,
-        x: Tensor,
-        points: Sequence[str],
-        *,
-        edits: Sequence[Edit] = (),
-        start_at_layer: int | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Float[Tensor, "1 ..."]]]:
-        """Values and gradients at some points.
+    @torch.no_grad()
+    def up(self, x: Tensor, reads: Sequence[str] = (), *, edits: Sequence[Edit] = (), start: int = 0) -> Upward:
+        """A run.
 
         Args:
-            x: Token ids ``[1 pos]``, or the stream at `start_at_layer`.
-            points: Full names.
-            edits: Made in this run, before it is looked at.
-            start_at_layer: Where it begins.
+            x: Token ids ``[prompt pos]``, or the stream at `start`.
+            reads: Full names of what is kept.
+            edits: Made in this run.
+            start: The layer that it begins at.
         """
-        values, [found] = self._run(x, [Tap(name) for name in points], edits, start_at_layer, [None], Drop())
-        return values, found
+        streams, values = [x], Parts()
+        for layer in range(start, self.end):
+            out, found = self._layer(streams[-1], layer, edits, reads)
+            streams.append(out)
+            values.update(found)
+        return Upward(start, streams[:-1], values, self.measure(streams[-1]))
 
-    def dropped(
-        self, x: Tensor, points: Sequence[str], *, edits: Sequence[Edit] = ()
-    ) -> tuple[dict[str, Tensor], list[dict[str, Float[Tensor, "1 ..."]]]]:
-        """Values, and gradients for each layer whose attention and MLP pass none back: one backward pass a layer."""
-        drop = Drop()
-        writes = [name for name in self.model.hook_names if name.endswith(("hook_attn_out", "hook_mlp_out"))]
-        edits = [*edits, *(Dropped(name, drop) for name in writes if name not in points)]
-        behind = [Dropped(name, drop) for name in writes if name in points]
-        taps = [Tap(name) for name in points]
-        layers = range(self.model.config.n_layers)
-        return self._run(x, [*taps, *behind], edits, None, list(layers), drop)
+    def down(
+        self, run: Upward, points: Sequence[str], *, edits: Sequence[Edit] = (), drops: bool = False
+    ) -> Iterator[Slopes]:
+        """Gradients at some points of a run, layer by layer.
 
-    def _run(
+        Args:
+            run: Which one.
+            points: Full names.
+            edits: Those that were made in it.
+            drops: Whether also each layer in turn passes none back from what its attention and MLP write.
+        """
+        above: dict[int | None, Tensor | None] = {None: None}
+        lowest = min((layer_of(name) or 0 for name in points if not name.startswith("ln_final")), default=self.end)
+        for layer in reversed(range(max(run.start, min(lowest, self.end - 1)), self.end)):
+            x = run.streams[layer - run.start]
+            x = x.detach().requires_grad_() if x.is_floating_point() else x
+            taps = [Tap(name) for name in points if layer_of(name) in (layer, None)]
+            stops = [Dropped(name) for name in self._written(layer)] if drops else []
+            with torch.enable_grad():
+                target, _ = self._layer(x, layer, [*edits, *taps, *stops], ())
+                target = self.measure(target).sum() if layer == self.end - 1 else target
+            if not target.requires_grad:
+                raise ArgumentError(
+                    "the metric must have a gradient, as logits, their differences, log-probabilities and KL have, got "
+                    "one without; take one of these"
+                )
+            if drops:
+                above[layer] = above[None]
+            found, above = self._back(target, x, taps, stops, layer, above)
+            yield Slopes(layer, found)
+
+    def _back(
         self,
+        target: Tensor,
         x: Tensor,
-        placed: Sequence[AtPoint],
-        edits: Sequence[Edit],
-        start_at_layer: int | None,
-        layers: Sequence[int | None],
-        drop: Drop,
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        where: dict[str, Any] = self.where | ({} if start_at_layer is None else {"start_at_layer": start_at_layer})
-        with torch.enable_grad():
-            logits = self.model.run(x, edits=[*edits, *placed], padding_side="right", **where).logits
-            metric = self.measure(logits).sum()
-        if not metric.requires_grad:
-            raise ArgumentError(
-                "the metric must have a gradient, as logits, their differences, log-probabilities and KL have, got one "
-                "without; take one of these"
-            )
-        taps = [tap for tap in placed if isinstance(tap, Tap)]
-        found = []
-        for number, layer in enumerate(layers):
-            drop.layer = layer
-            gradients = torch.autograd.grad(
-                metric, [tap.kept for tap in taps], retain_graph=number + 1 < len(layers), allow_unused=True
-            )
-            pairs = zip(taps, gradients, strict=True)
-            found.append({tap.name: torch.zeros_like(tap.kept) if g is None else g for tap, g in pairs})
-        return {tap.name: tap.kept.detach() for tap in taps}, found
+        taps: Sequence[Tap],
+        stops: Sequence[Dropped],
+        layer: int,
+        above: Mapping[int | None, Tensor | None],
+    ) -> tuple[dict[int | None, Parts], dict[int | None, Tensor | None]]:
+        """Gradients at the taps and at what a layer began with, by the layer that is dropped."""
+        kept = {tap.name: tap.kept for tap in taps if tap.kept is not None}
+        inputs = [*kept.values(), *([x] if x.requires_grad else [])]
+        found: dict[int | None, Parts] = {}
+        below: dict[int | None, Tensor | None] = {}
+        for number, (dropped, gradient) in enumerate(above.items()):
+            for stop in stops:
+                stop.now = dropped == layer
+            more = number + 1 < len(above)
+            slopes = torch.autograd.grad(target, inputs, gradient, retain_graph=more, allow_unused=True)
+            slopes = [torch.zeros_like(at) if g is None else g for at, g in zip(inputs, slopes, strict=True)]
+            found[dropped] = dict(zip(kept, slopes, strict=False))
+            below[dropped] = slopes[-1] if x.requires_grad else None
+        return found, below
+
+    def _layer(
+        self, x: Tensor, layer: int, edits: Sequence[Edit], reads: Sequence[str]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What a layer makes of tokens or of the stream: the stream, or logits behind the last one."""
+        where: dict[str, Any] = {"start_at_layer": layer} if x.is_floating_point() else {}
+        where |= self.at if layer == self.end - 1 else {"stop_at_layer": layer + 1}
+        here = [name for name in reads if layer_of(name) in (layer, None)]
+        run = self.model.run(x, edits=list(edits), reads=here, padding_side="right", **where)
+        return run.logits, run.cache
+
+    def _written(self, layer: int) -> list[str]:
+        names = (f"blocks.{layer}.hook_{part}_out" for part in ("attn", "mlp"))
+        return [name for name in names if name in self.model.hook_dict]
 
 
 def between(old: Mapping[str, Tensor], new: Mapping[str, Tensor], share: float) -> list[Edit]:

@@ -65,11 +65,7 @@ class Need:
 
     def bytes(self, names: Iterable[str], length: int, itemsize: int) -> int:
         """How much activations of one prompt take; a stream counts once where two names share it."""
-        attention, mlp = self.config.attention, self.config.mlp
-        sizes = {"head": attention.n_heads, "kv_head": attention.kv_heads, "d_head": attention.d_head}
-        sizes |= {"batch": 1, "pos": length, "d_model": self.config.d_model, "scale": 1}
-        sizes["neuron"] = 0 if mlp is None else mlp.d_mlp
-        return itemsize * sum(math.prod(sizes[axis] for axis in AXES[short_name(name)].split()) for name in set(names))
+        return itemsize * elements(self.config, names, length)
 
     def taken(self, names: Iterable[str]) -> list[str]:
         """The sites of queries, keys and values as attention takes them."""
@@ -108,3 +104,12 @@ class Need:
             for layer in [None] if site.startswith("ln_final") else range(item.layer or 0, n_layers):
                 names = self.taken("qk") if site in DERIVED else [site]
                 own |= {full for name in names if (full := point(name, layer)) in grid.scene.hook_names}
+
+
+def elements(config: Config, names: Iterable[str], length: int) -> int:
+    """Of activations of one prompt, by full name, each counted once."""
+    attention, mlp = config.attention, config.mlp
+    sizes = {"head": attention.n_heads, "kv_head": attention.kv_heads, "d_head": attention.d_head}
+    sizes |= {"batch": 1, "pos": length, "q_pos": length, "k_pos": length, "d_model": config.d_model, "scale": 1}
+    sizes["neuron"] = 0 if mlp is None else mlp.d_mlp
+    return sum(math.prod(sizes[axis] for axis in AXES[short_name(name)].split()) for name in set(names))

@@ -14,7 +14,8 @@ from torch import Tensor
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Edit
 from pellucid.measurement import Measurement
-from pellucid.patching.attribution import PromptGradients, check_method, prompt_by_prompt
+from pellucid.patching.attribution import Estimates, check_method, estimates
+from pellucid.patching.gradients import Upward
 from pellucid.patching.path_plan import PathGrid, reaches, stage
 from pellucid.patching.path_streams import SITES
 from pellucid.patching.paths import AskedPaths, PathExperiment
@@ -41,6 +42,7 @@ def attribute_paths(
     corrupt: Edit | None = None,
     n: int | None = None,
     seed: int = 0,
+    max_memory: int | float | str | None = None,
     progress: bool | None = None,
 ) -> Measurement:
     """Estimates what `paths` measures with ``through="edge"``: one product of changes and gradients for all edges.
@@ -59,6 +61,7 @@ def attribute_paths(
         corrupt: As for `paths`.
         n: As for `paths`.
         seed: As for `paths`.
+        max_memory: As for `attribute`.
         progress: As for `paths`.
 
     Returns:
@@ -76,7 +79,7 @@ def attribute_paths(
         >>> both = Pairs.from_tokens([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
         >>> found = attribute_paths(model, both, senders="heads", receivers="logits")
         >>> found.effect().mean("prompt").top(1).label
-        '1.1 → logits logits'
+        '1.1 → logits'
     """
     check_method(method, steps, METHODS, " for edges")
     asked = AskedPaths(
@@ -84,17 +87,17 @@ def attribute_paths(
         metric=metric,
         direction=direction,
         corrupt=corrupt,
+        max_memory=max_memory,
         senders=selection(senders),
         receivers=selection(receivers),
     )
     experiment = asked.of(model, made(pairs, model, n, seed))
-    each = [_Edges(experiment, prompt, method, steps) for prompt in range(len(experiment.pairs))]
-    return prompt_by_prompt(each, asked.settings(experiment), progress=progress)
+    return estimates(_Edges, experiment, asked.settings(experiment), method=method, steps=steps, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
-class _Edges(PromptGradients):
-    """One prompt on its way to estimates of all its edges."""
+class _Edges(Estimates):
+    """Some prompts on their way to estimates of all their edges."""
 
     experiment: PathExperiment
 
@@ -102,34 +105,53 @@ class _Edges(PromptGradients):
     def _grid(self) -> PathGrid:
         return self.experiment.grid
 
-    def estimated(self) -> dict[str, Tensor]:
-        """Its cells, their values, and the metric of its two self."""
-        grid = self._grid
-        reads = {name: _read_at(grid, name) for name in grid.labels["input"]}
-        points = list(dict.fromkeys(name for read in reads.values() for name in read.values()))
-        gradients = self.mean_gradients(points)
-        changes = self._changes()
-        found = np.zeros(grid.shape[1:])
-        for at, name in enumerate(grid.labels["input"]):
-            for number, (receiver, inputs) in enumerate(grid.receivers.items()):
-                if name in inputs:
-                    gradient = gradients[reads[str(name)][receiver]][0]
-                    if name in ("q", "k", "v"):
-                        gradient = gradient[:, receiver.index]
-                    by_pos = torch.einsum("spm,pm->sp", changes, gradient).double().cpu().numpy()
-                    found[:, number, at] = self._told_apart(by_pos * self._arrives(receiver)[:, None])
-        values = self.unpatched + found.ravel()
-        first = self.prompt * values.size
-        return self.results(np.arange(first, first + values.size), values)
+    @property
+    def points(self) -> list[str]:
+        """Full names of the activations whose gradients are taken."""
+        return list(dict.fromkeys(name for name, *_ in self._reads()))
 
-    def _changes(self) -> Float[Tensor, "sender pos d_model"]:
-        """By how much what each sender writes differs between the two self."""
-        model, senders = self.experiment.model, self._grid.senders
-        at = {sender: point(SITES[sender.kind], None if sender.kind == "embed" else sender.layer) for sender in senders}
-        points = list(dict.fromkeys(at.values()))
-        old, new = self.read("old", points), self.read("new", points)
-        change = {name: (new[name] - old[name])[0] for name in points}
-        return torch.stack([_written(model, sender, change[at[sender]]) for sender in senders])
+    @property
+    def held(self) -> int:
+        """Elements that are held for each prompt beside activations."""
+        each = self.length * self.experiment.model.config.d_model
+        return len(self._grid.senders) * each + 2 * int(np.prod(self._grid.shape[1:]))
+
+    def estimated(self) -> dict[str, Tensor]:
+        """Their cells, their values, and the metric of each prompt's two runs."""
+        grid, reads = self._grid, self._reads()
+        old, new = self.run("old", self._writes), self.run("new", self._writes)
+        changes, found = self._changes(old, new), np.zeros((len(self.prompts), *grid.shape[1:]))
+        for slopes in self.slopes(old, self.points):
+            gradients = slopes.gradients[None]
+            for name, receiver, number, at in (read for read in reads if read[0] in gradients):
+                gradient = gradients[name]
+                gradient = gradient if gradient.ndim == 3 else gradient[:, :, receiver.index]
+                by_pos = torch.einsum("bspm,bpm->bsp", changes, gradient).double().cpu().numpy()
+                by_pos *= self.share * self._arrives(receiver)[:, None]
+                for prompt, edges in enumerate(by_pos):
+                    found[prompt, :, number, at] += self._told_apart(self.prompts[prompt], edges)
+        values = found.reshape(len(self.prompts), -1) + old.metric.double().cpu().numpy()[:, None]
+        cells = np.array(self.prompts)[:, None] * values.shape[1] + np.arange(values.shape[1])
+        return self.results(cells.ravel(), values.ravel(), old, new)
+
+    def _reads(self) -> list[tuple[str, Component, int, int]]:
+        """Points where receivers read: the receiver, and the numbers of it and of the input."""
+        grid = self._grid
+        return [
+            (_read_at(grid, receiver, name), receiver, number, grid.labels["input"].index(name))
+            for number, (receiver, inputs) in enumerate(grid.receivers.items())
+            for name in inputs
+        ]
+
+    @property
+    def _writes(self) -> list[str]:
+        return list(dict.fromkeys(map(_written_at, self._grid.senders)))
+
+    def _changes(self, old: Upward, new: Upward) -> Float[Tensor, "prompt sender pos d_model"]:
+        """By how much what each sender writes differs between the two runs."""
+        model = self.experiment.model
+        change = {name: new.values[name] - old.values[name] for name in self._writes}
+        return torch.stack([_written(model, sender, change[_written_at(sender)]) for sender in self._grid.senders], 1)
 
     def _arrives(self, receiver: Component) -> np.ndarray:
         """1 for each sender whose change reaches the receiver; without residual connections only the nearest's does."""
@@ -139,33 +161,29 @@ class _Edges(PromptGradients):
         near = [residual or there - stage(sender) < step for sender in self._grid.senders]
         return np.array([reaches(s, receiver) and close for s, close in zip(self._grid.senders, near, strict=True)])
 
-    def _told_apart(self, by_pos: np.ndarray) -> np.ndarray:
+    def _told_apart(self, prompt: int, by_pos: np.ndarray) -> np.ndarray:
         """Summed over the positions, unless these are told apart."""
-        places = self._grid.places(self.prompt)
+        places = self._grid.places(prompt)
         return by_pos.sum(1) if places == [None] else by_pos[:, [place for place in places if place is not None]]
 
 
-def _read_at(grid: PathGrid, name: object) -> dict[Component, str]:
-    """The point at which each receiver reads by an input."""
-    n_layers = grid.scene.n_layers
-    found: dict[Component, str] = {}
-    for receiver, inputs in grid.receivers.items():
-        if name in inputs:
-            match name:
-                case "mlp":
-                    found[receiver] = point("mlp_in", receiver.layer)
-                case "logits":
-                    found[receiver] = point("resid_post", n_layers - 1)
-                case _:
-                    found[receiver] = point(f"{name}_input", receiver.layer)
-    return found
+def _read_at(grid: PathGrid, receiver: Component, name: str) -> str:
+    """The point at which a receiver reads by an input."""
+    if name == "logits":
+        return point("resid_post", grid.scene.n_layers - 1)
+    return point("mlp_in" if name == "mlp" else f"{name}_input", receiver.layer)
+
+
+def _written_at(sender: Component) -> str:
+    """The point that tells what a sender writes."""
+    return point(SITES[sender.kind], None if sender.kind == "embed" else sender.layer)
 
 
 @torch.no_grad()
-def _written(model: HookedTransformer, sender: Component, change: Tensor) -> Float[Tensor, "pos d_model"]:
+def _written(model: HookedTransformer, sender: Component, change: Tensor) -> Float[Tensor, "prompt pos d_model"]:
     """What a sender's change is in the stream."""
     if sender.kind == "head":
-        return change[:, sender.index] @ model.blocks[sender.layer].attn.W_O[sender.index]
+        return change[:, :, sender.index] @ model.blocks[sender.layer].attn.W_O[sender.index]
     if sender.kind == "neuron" and (mlp := model.blocks[sender.layer].mlp) is not None:
-        return change[:, sender.index, None] * mlp.W_out[sender.index]
+        return change[:, :, sender.index, None] * mlp.W_out[sender.index]
     return change

@@ -101,7 +101,7 @@ def paths(
         >>> both = Pairs.from_tokens([[0, 5, 9, 7, 3, 8, 5, 9]], [[0, 5, 9, 4, 3, 8, 5, 9]], answer=7, wrong=4)
         >>> effect = paths(model, both, senders="embed + heads", receivers="heads + logits")
         >>> effect.normalised().mean("prompt").top(1).label
-        '1.0 → logits logits'
+        '1.0 → logits'
     """
     asked = AskedPaths(
         over=() if over is None else over,

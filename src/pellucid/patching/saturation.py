@@ -9,18 +9,18 @@ from torch import Tensor
 
 from pellucid.model.attention import Attention, pattern_of
 
-QK = tuple[Float[Tensor, "1 pos head d_head"], Float[Tensor, "1 pos kv_head d_head"]]
+QK = tuple[Float[Tensor, "prompt pos head d_head"], Float[Tensor, "prompt pos kv_head d_head"]]
 
 
 def changed_by_softmax(
     attn: Attention,
     old: QK,
     new: QK,
-    gradient: Float[Tensor, "1 head q_pos k_pos"],
+    gradient: Float[Tensor, "prompt head q_pos k_pos"],
     *,
     which: str,
     single: bool,
-) -> Float[Tensor, "pos heads"]:
+) -> Float[Tensor, "prompt pos heads"]:
     """What each head's queries or keys add to an estimate by way of the pattern, linear only behind it.
 
     Args:
@@ -37,16 +37,18 @@ def changed_by_softmax(
     after = attn.scores(*((new[0], old[1]) if which == "q" else (old[0], new[1])), visible)
     pattern = pattern_of(before)
     if which == "q":
-        return ((pattern_of(after) - pattern) * gradient).sum(-1)[0].T
+        return ((pattern_of(after) - pattern) * gradient).sum(-1).mT
     if single:
-        by_head = _one_key(before, after, pattern, gradient).sum(-2)[0]
+        by_head = _one_key(before, after, pattern, gradient).sum(-2)
     else:
-        by_head = torch.zeros_like(gradient[0, :, 0])
-        by_head[:, 0] = ((pattern_of(after) - pattern) * gradient).sum((-1, -2))[0]
-    return by_head.unflatten(0, (attn.config.kv_heads, -1)).sum(1).T
+        by_head = torch.zeros_like(gradient[:, :, 0])
+        by_head[..., 0] = ((pattern_of(after) - pattern) * gradient).sum((-1, -2))
+    return by_head.unflatten(1, (attn.config.kv_heads, -1)).sum(2).mT
 
 
-def _one_key(before: Tensor, after: Tensor, pattern: Tensor, gradient: Tensor) -> Float[Tensor, "1 head q_pos k_pos"]:
+def _one_key(
+    before: Tensor, after: Tensor, pattern: Tensor, gradient: Tensor
+) -> Float[Tensor, "prompt head q_pos k_pos"]:
     """The change where the key at one position alone is another: its weight grows, all others shrink alike.
 
     Of a query's strongest key, beside which the others may be too small to tell, the softmax is taken anew.
