@@ -56,11 +56,53 @@ def name_of(cell):
     return f"blocks.{cell['layer']}.{place}hook_{cell['site']}"
 
 
+def sent(model, base, frozen, cache, cell):
+    """What every head of the receivers' layer reads, one sender patched and all else below held."""
+    layer, head = cell["sender"]
+
+    def hold(x, hook):
+        return frozen[hook.name]
+
+    def send(x, hook):
+        x[:] = frozen[hook.name]
+        x[:, :, head] = cache[hook.name][:, :, head]
+        return x
+
+    hooks = [(f"blocks.{i}.attn.hook_z", send if i == layer else hold) for i in range(cell["layer"])]
+    hooks += [(f"blocks.{i}.hook_mlp_out", hold) for i in range(cell["layer"])]
+    with model.hooks(fwd_hooks=hooks):
+        names = [f"blocks.{cell['layer']}.attn.hook_{x}" for x in "qkv"]
+        return model.run_with_cache(base, names_filter=names.__contains__, stop_at_layer=cell["layer"] + 1)[1]
+
+
+def paths(model, asked):
+    """Seconds for each sender's pass, and for each edge's; and the metric of each edge."""
+    clean, corrupted = (torch.tensor(asked[side]) for side in ("clean", "corrupted"))
+    wanted = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
+    _, cache = model.run_with_cache(clean, names_filter=wanted.__contains__)
+    _, frozen = model.run_with_cache(corrupted, names_filter=wanted.__contains__)
+    of_senders, of_edges, values = [], [], []
+    for cell in asked["cells"]:
+        start = time.perf_counter()
+        received = sent(model, corrupted, frozen, cache, cell)
+        of_senders.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        name = f"blocks.{cell['layer']}.attn.hook_{cell['site']}"
+        hook = patch(received, {"site": cell["site"], "head": cell["head"]})
+        logits = model.run_with_hooks(corrupted, fwd_hooks=[(name, hook)])
+        values.append(metric(logits, asked["answer"], asked["wrong"]))
+        of_edges.append(time.perf_counter() - start)
+    return {"senders": of_senders, "edges": of_edges, "values": values}
+
+
 @torch.no_grad()
 def main():
     model = made(sys.argv[1])
     for line in sys.stdin:
         asked = json.loads(line)
+        if "sender" in asked["cells"][0]:
+            print(json.dumps(paths(model, asked)), flush=True)
+            continue
         clean, corrupted = (torch.tensor(asked[side]) for side in ("clean", "corrupted"))
         names = {name_of(cell) for cell in asked["cells"]}
         _, cache = model.run_with_cache(clean, names_filter=names.__contains__)

@@ -34,7 +34,8 @@ CELLS = 24
 QUICK = "quick" in sys.argv
 
 Cell = dict[str, Any]
-Loop = Callable[[patching.Pairs, list[Cell]], tuple[list[float], list[float]]]
+Loop = Callable[[patching.Pairs, list[Cell]], dict[str, list[float]]]
+"""Seconds of some cells, and their values."""
 
 
 def pair(prompts: int = 1, length: int = T, first: int = FIRST) -> patching.Pairs:
@@ -105,12 +106,11 @@ def loop_of(model: HookedTransformer) -> Iterator[Loop | None]:
         Path(folder, "config.json").write_text(json.dumps(shape | {"normalization_type": "LN"}))
         peer = Program(python, "_peer.py", folder)
 
-        def run(pairs: patching.Pairs, cells: list[Cell]) -> tuple[list[float], list[float]]:
-            told = peer.ask(
+        def run(pairs: patching.Pairs, cells: list[Cell]) -> dict[str, list[float]]:
+            return peer.ask(
                 **{"clean": pairs.clean.tolist(), "corrupted": pairs.corrupted.tolist(), "cells": cells},
                 **{"answer": ANSWER, "wrong": WRONG},
             )
-            return told["times"], told["values"]
 
         try:
             yield run
@@ -137,9 +137,10 @@ def measure(model: HookedTransformer, sweep: Sweep, loop: Loop | None, best_rate
         ours.append(timed(lambda: patching.sweep(model, pairs, **sweep.asked, progress=False)))
         some = chosen[turn * size : (turn + 1) * size]
         if loop is not None and some:
-            times, values = loop(pairs, [cell for _, cell in some])
-            theirs += times
-            gap = max(gap, *(abs(value - effect.values[at]) for value, (at, _) in zip(values, some, strict=True)))
+            answered = loop(pairs, [cell for _, cell in some])
+            theirs += answered["times"]
+            values = zip(answered["values"], some, strict=True)
+            gap = max(gap, *(abs(value - effect.values[at]) for value, (at, _) in values))
     needed = sweep.flops(Flops(GPT2_SMALL, T=T, first=FIRST)) / best_rate
     told = f"{sweep.name:26} {min(ours):7.2f} s ({np.median(ours):.2f}, {max(ours):.2f})"
     told += f"  {min(ours) / needed:5.2f} × necessary"
@@ -165,7 +166,7 @@ def many_prompts(model: HookedTransformer, loop: Loop | None, best_rate: float) 
     needed = 32 * Flops(GPT2_SMALL, T=T, first=FIRST).by_position("resid_pre") / best_rate
     told = f"{'32 pairs, resid_pre':26} {seconds:7.2f} s  {seconds / needed:19.2f} × necessary"
     if loop is not None:
-        times, _ = loop(pairs, [{"site": "resid_pre", "layer": i % 12, "pos": i % T} for i in range(CELLS)])
+        times = loop(pairs, [{"site": "resid_pre", "layer": i % 12, "pos": i % T} for i in range(CELLS)])["times"]
         told += f"  {12 * T * min(times) / seconds:5.0f} × the loop, 32 prompts a run (at least 22; prototype 30)"
     print(told, flush=True)
 

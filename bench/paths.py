@@ -1,15 +1,18 @@
 """Every edge of a model of GPT-2-small size, beside FLOPs ÷ GEMM rate; all nodes by gradients, beside a backward pass.
 
 `make bench NAME=paths`. Ratios within one run; edges: exact; nodes: AtP, and how its ranking agrees with the sweep.
+Where `PELLUCID_PEER` names a Python with transformer-lens 2.18, all edges into layer 9 stand beside its loop: a run for
+each sender, and one for each edge; of `CELLS` of them, of which the best counts.
 """
+
+import random
 
 import torch
 from torch import Tensor
 
 from bench._turns import GPT2_SMALL, interleaved
+from bench.patching import ANSWER, CELLS, FIRST, WRONG, Loop, T, loop_of, pair, timed
 from pellucid import HookedTransformer, patching
-
-LENGTH, FIRST = 17, 10
 
 
 def gemm_rate() -> float:
@@ -20,7 +23,7 @@ def gemm_rate() -> float:
 
 def edge_flops() -> float:
     """Of all edges from heads to the q, k and v of heads, each carried through the layers above its receiver."""
-    d, d_mlp, rows = GPT2_SMALL.d_model, 3072, LENGTH - FIRST
+    d, d_mlp, rows = GPT2_SMALL.d_model, 3072, T - FIRST
     whole = 2 * (4 * d * d + 2 * d * d_mlp)
     total = 0.0
     for layer in range(1, 12):
@@ -32,18 +35,42 @@ def edge_flops() -> float:
     return total
 
 
+def into_layer(model: HookedTransformer, pairs: patching.Pairs, loop: Loop | None, layer: int = 9) -> None:
+    """Prints how all heads below into q, k and v of one layer's heads stand beside the loop."""
+    draw, ours, theirs, gap = random.Random(0), [], {"senders": [], "edges": []}, 0.0
+    asked = {"senders": "heads", "receivers": patching.heads(layer=layer)}
+    for _ in range(3):
+        ours.append(timed(lambda: patching.paths(model, pairs, **asked, progress=False)))
+        cells = [
+            {"sender": [draw.randrange(layer), draw.randrange(12)], "layer": layer}
+            | {"head": draw.randrange(12), "site": draw.choice("qkv")}
+            for _ in range(CELLS // 3)
+        ]
+        if loop is not None:
+            answered = loop(pairs, cells)
+            for name, seconds in theirs.items():
+                seconds += answered[name]
+            found = patching.paths(model, pairs, **asked, progress=False)
+            for cell, value in zip(cells, answered["values"], strict=True):
+                (low, head), to, name = cell["sender"], cell["head"], cell["site"]
+                one = found.sel(sender=f"{low}.{head}", receiver=f"{layer}.{to}", input=name).values[0]
+                gap = max(gap, abs(float(one) - value))
+    told = f"{12 * layer * 36:,} edges into layer {layer}: {min(ours):.1f} s"
+    if loop is not None:
+        whole = 12 * layer * (min(theirs["senders"]) + 36 * min(theirs["edges"]))
+        told += f"; the loop {whole:.0f} s, {whole / min(ours):.0f} × (at least 45; prototype 64)"
+        told += f", largest difference {gap:.1e}"
+    print(told, flush=True)
+
+
 def main() -> None:
     """Prints the figures."""
     model = HookedTransformer(GPT2_SMALL, seed=0)
-    draw = torch.Generator().manual_seed(0)
-    clean = torch.randint(50257, (1, LENGTH), generator=draw)
-    corrupted = clean.clone()
-    corrupted[0, FIRST] = (corrupted[0, FIRST] + 1) % 50257
-    pairs = patching.pairs(clean, corrupted, answer=[5], wrong=[6])
+    pairs = pair()
 
     def both() -> Tensor:
-        logits = model(clean)
-        (logits[0, -1, 5] - logits[0, -1, 6]).backward()
+        logits = model(pairs.clean)
+        (logits[0, -1, ANSWER] - logits[0, -1, WRONG]).backward()
         model.zero_grad()
         return logits
 
@@ -55,6 +82,8 @@ def main() -> None:
     for method in ("atp", "atp*"):
         found = patching.compare(exact, patching.attribute(model, pairs, **nodes, method=method, progress=False))
         print(f"ranking beside the exact sweep: {found}")
+    with loop_of(model) as loop:
+        into_layer(model, pairs, loop)
     rate = gemm_rate()
     every = {"edges": lambda: patching.paths(model, pairs, senders="heads", receivers="heads", progress=False)}
     edges = interleaved(every, rounds=1)["edges"]
