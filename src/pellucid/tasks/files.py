@@ -8,7 +8,7 @@ from typing import Any
 
 from pellucid.base.errors import CheckpointError, nearest
 
-COLUMNS = ("clean", "corrupted", "answer", "wrong", "group")
+COLUMNS = ("clean", "corrupted", "answer", "wrong", "group", "frame")
 NEEDED = ("clean", "corrupted")
 
 

@@ -169,6 +169,24 @@ class LogitDiff(TokenMetric):
 
 
 @dataclass(frozen=True)
+class ProbDiff(LogitDiff):
+    """The probability of all right answers together, minus that of all wrong ones (Hanna et al. 2023)."""
+
+    name: ClassVar[str] = "ProbDiff"
+    unit: ClassVar[str] = "probability"
+    needs_log_z: ClassVar[bool] = True
+
+    def combine(
+        self, picked: Float[Tensor, "row n"], targets: Int[Tensor, "row n"], log_z: Float[Tensor, " row"] | None
+    ) -> Float[Tensor, " row"]:
+        """Sum minus sum."""
+        normaliser = picked.logsumexp(1) if log_z is None else log_z
+        share = torch.where(targets == NONE, 0.0, (picked - normaliser[:, None]).exp())
+        right, wrong = share.chunk(2, dim=1)
+        return right.sum(1) - wrong.sum(1)
+
+
+@dataclass(frozen=True)
 class LogProb(TokenMetric):
     """The mean log-probability of the right answers, in nats."""
 
@@ -286,7 +304,7 @@ class KL(RowMetric):
 
 
 METRICS: dict[str, type[RowMetric]] = {
-    made.name: made for made in (LogitDiff, Logit, LogProb, Rank, KL, Accuracy, Loss)
+    made.name: made for made in (LogitDiff, Logit, LogProb, ProbDiff, Rank, KL, Accuracy, Loss)
 }
 """Every metric by its name."""
 

@@ -7,7 +7,7 @@ positions by name.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class Pairs:
     positions: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     """Positions by name, for each prompt; `end` is each one's own last token."""
     group: tuple[str, ...] | None = None
+    """What kind each pair is of."""
+    frame: tuple[str, ...] | None = None
+    """What template each pair was made from: pairs of one frame are not independent."""
     text: tuple[tuple[str, str], ...] | None = None
     """Both prompts as text, where they were given so."""
 
@@ -54,7 +57,7 @@ class Pairs:
         tensors = {name: getattr(self, name) for name in ("clean", "corrupted", "mask", "answer", "wrong")}
         chosen = {name: None if x is None else x[list(index)] for name, x in tensors.items()}
         positions = {name: places[list(index)] for name, places in self.positions.items()}
-        kept = {name: getattr(self, name) for name in ("group", "text")}
+        kept = {name: getattr(self, name) for name in ("group", "frame", "text")}
         told = {name: None if x is None else tuple(x[i] for i in index) for name, x in kept.items()}
         return replace(self, **chosen, positions=positions, **told)
 
@@ -79,6 +82,7 @@ class Pairs:
         wrong: Any = None,
         positions: Mapping[str, Any] | None = None,
         group: str | Sequence[str] | None = None,
+        frame: str | Sequence[str] | None = None,
     ) -> "Pairs":
         """Pairs of token ids.
 
@@ -89,6 +93,7 @@ class Pairs:
             wrong: Wrong answers, likewise.
             positions: Positions by name: one for all, or ``[batch]``; a negative one counts from its prompt's end.
             group: What a pair belongs to; one name for all, or one for each.
+            frame: What template a pair comes from, likewise; intervals then go by frames.
 
         Raises:
             ArgumentError: The prompts cannot be aligned; numbers that do not fit them.
@@ -107,9 +112,6 @@ class Pairs:
         end = torch.tensor(lengths) - 1
         if not torch.equal(places.pop("end", end), end):
             raise ArgumentError("the position end is each prompt's own last token; take another name for yours")
-        names = [group] * n if isinstance(group, str) else group
-        if names is not None and (len(names) != n or not all(isinstance(name, str) for name in names)):
-            raise ArgumentError(f"group must be one name, or one for each of {n} pairs, got {names!r}")
         return cls(
             clean=both[0].tokens,
             corrupted=both[1].tokens,
@@ -117,7 +119,8 @@ class Pairs:
             answer=None if answer is None else _answers("answer", answer, n),
             wrong=None if wrong is None else _answers("wrong", wrong, n),
             positions={**places, "end": end},
-            group=None if names is None else tuple(names),
+            group=_names("group", group, n),
+            frame=_names("frame", frame, n),
         )
 
     @classmethod
@@ -130,6 +133,7 @@ class Pairs:
         answer: Any = None,
         wrong: Any = None,
         group: str | Sequence[str] | None = None,
+        frame: str | Sequence[str] | None = None,
         prepend_bos: bool | None = None,
     ) -> "Pairs":
         """Pairs of texts, in which positions may be named: ``"John and [subject: Mary] went"``.
@@ -144,6 +148,7 @@ class Pairs:
             answer: Text that is one token: one for all, one for each, or a list of several for each.
             wrong: Likewise.
             group: As for `from_tokens`.
+            frame: As for `from_tokens`.
             prepend_bos: None: as the tokenizer's policy says.
 
         Raises:
@@ -170,12 +175,13 @@ class Pairs:
             wrong=None if wrong is None else _single("wrong", tokenizer, wrong, len(rows)),
             positions={name: [row.positions[name] for row in rows] for name in sorted(names)},
             group=group,
+            frame=frame,
         )
         return replace(made, text=tuple(row.text for row in rows))
 
     @classmethod
     def from_file(cls, path: str | Path, tokenizer: "Tokenizer") -> "Pairs":
-        """Pairs from a CSV or JSONL file with the columns clean, corrupted, answer, wrong and group.
+        """Pairs from a CSV or JSONL file with the columns clean, corrupted, answer, wrong, group and frame.
 
         The texts are those of `from_text`. Several answers are parted by ``|``, in JSONL they may be a list.
 
@@ -190,17 +196,13 @@ class Pairs:
         from pellucid.tasks.files import read_pairs
 
         columns = read_pairs(path)
-        answer, wrong, group = (columns.get(name) for name in ("answer", "wrong", "group"))
-        return cls.from_text(tokenizer, columns["clean"], columns["corrupted"], answer=answer, wrong=wrong, group=group)
+        more = {name: columns.get(name) for name in ("answer", "wrong", "group", "frame")}
+        return cls.from_text(tokenizer, columns["clean"], columns["corrupted"], **more)
 
-
-@runtime_checkable
-class Task(Protocol):
-    """What makes pairs."""
-
-    def pairs(self, tokenizer: Any, *, n: int | None, seed: int = 0, group: str | None = None) -> Pairs:
-        """Some pairs."""
-        ...
+    def with_answers(self, answer: Any = None, wrong: Any = None) -> "Pairs":
+        """The same prompts with other answers, token ids as for `from_tokens`."""
+        given = {"answer": answer, "wrong": wrong}
+        return replace(self, **{side: None if x is None else _answers(side, x, len(self)) for side, x in given.items()})
 
 
 def _rows(side: str, given: Any) -> list[list[int]]:
@@ -250,6 +252,15 @@ def _places(name: str, given: Any, lengths: Sequence[int]) -> Int[Tensor, " batc
                 f"got {place!r}"
             )
     return torch.tensor([place % length for place, length in zip(places, lengths, strict=True)])
+
+
+def _names(what: str, given: str | Sequence[str] | None, n: int) -> tuple[str, ...] | None:
+    names = [given] * n if isinstance(given, str) else given
+    if names is None:
+        return None
+    if len(names) != n or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(f"{what} must be one name, or one for each of {n} pairs, got {names!r}")
+    return tuple(names)
 
 
 def _answers(what: str, given: Any, n: int) -> Int[Tensor, "batch k"]:

@@ -1,6 +1,6 @@
-"""Vocabularies of toys: numbers, or single characters.
+"""Vocabularies of toys: numbers, words, or single characters.
 
-Both are ordinary tokenizers of the `tokenizers` library, so they save and load as any other.
+They are ordinary tokenizers of the `tokenizers` library, so they save and load as any other.
 """
 
 from collections import Counter
@@ -44,6 +44,38 @@ def integer_vocabulary(n: int, *, bos: int | None = 0) -> Tokenizer:
     if bos is not None:
         inner.normalizer = normalizers.Replace(Regex(rf"(?<!\S){bos}(?!\S)"), BOS)
     return _tokenizer(inner, bos)
+
+
+def word_vocabulary(words: Iterable[str], *, bos: str | None = BOS) -> Tokenizer:
+    """Tokens that are words and marks of punctuation, in the order given; spaces only part them.
+
+    Args:
+        words: Each once, without white space.
+        bos: Name of a BOS token, which becomes id 0 and moves the words up by one. None: no BOS.
+
+    Raises:
+        ArgumentError: No words, one given twice, or one that no text is cut into.
+
+    Example:
+        >>> tokenizer = word_vocabulary(["Mary", "went", "home", "."])
+        >>> tokenizer.encode("Mary went home."), tokenizer.single(" Mary")
+        ([1, 2, 3, 4], 1)
+    """
+    from tokenizers import pre_tokenizers
+
+    words = list(words)
+    cut = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
+    split = [word for word in words if [piece for piece, _ in cut.pre_tokenize_str(word)] != [word]]
+    if not words or twice or split or bos in words:
+        raise ArgumentError(
+            f"words must be one or more, each once and none of them {bos!r}, without white space or punctuation in "
+            f"their midst, got {len(words)}, more than once: {twice}, cut in pieces: {split}"
+        )
+    names = words if bos is None else [bos, *words]
+    inner = _word_level({name: i for i, name in enumerate(names)})
+    inner.pre_tokenizer = cut
+    return _tokenizer(inner, None if bos is None else 0)
 
 
 def character_vocabulary(characters: Iterable[str], *, bos: str | None = None) -> Tokenizer:

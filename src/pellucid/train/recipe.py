@@ -19,11 +19,12 @@ from pellucid.train.checkpoints import Checkpoints
 from pellucid.train.optimiser import Optimiser
 from pellucid.train.probes import Probes
 from pellucid.train.schedule import Schedule
+from pellucid.train.sentences import NameSentences
 from pellucid.train.sequences import MostFrequentToken, PeriodicSequences, TokenSet, TranslatedSequences
 from pellucid.train.start import INTEGERS, Start, named_tokenizer
 from pellucid.train.text import Text
 
-Data = PeriodicSequences | TranslatedSequences | MostFrequentToken | TokenSet | Text
+Data = PeriodicSequences | TranslatedSequences | MostFrequentToken | TokenSet | NameSentences | Text
 """What a model may be trained on."""
 
 

@@ -17,10 +17,13 @@ from pellucid.text.learn import LearnedVocabulary
 from pellucid.text.read import read_tokenizer
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.vocabulary import integer_vocabulary
+from pellucid.train.sentences import sentence_vocabulary
 from pellucid.train.text import Text
 
 INTEGERS = "integers"
 """The tokenizer whose tokens are numbers, with BOS 0."""
+SENTENCES = "sentences"
+"""That of the words of `pellucid.train.sentences`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Start:
     Args:
         config: What a model with fresh weights looks like.
         pretrained: Or a model to go on from, by any name that loads; its weights are taken as they are in the file.
-        tokenizer: A folder or a name with a tokenizer, ``"integers"``, how to learn one from the training text, or
+        tokenizer: A folder or a name with a tokenizer, ``"integers"``, ``"sentences"``, how to learn one from the training text, or
             nothing: that of the model to go on from, and integers for a fresh one.
         take: Parts that are taken from other models, by name: ``{"embed" = "gpt2", "blocks.0" = "gpt2"}``.
         frozen: Parts that stay as they are, such as ``"embed"``, ``"blocks.0.attn"``.
@@ -100,12 +103,14 @@ class Start:
 
 
 def named_tokenizer(name: str) -> Tokenizer:
-    """That of a folder or a name.
+    """That of a folder or a name; ``"sentences"`` is that of `pellucid.train.sentences`.
 
     Raises:
         ConfigError: There is none.
         CheckpointError: It cannot be read.
     """
+    if name == SENTENCES:
+        return sentence_vocabulary()
     folder = find(name, any_folder=True).folder
     found = read_tokenizer(folder)
     if found is None:
