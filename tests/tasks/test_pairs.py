@@ -6,10 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pellucid import patching
 from pellucid.base.errors import ArgumentError, TokenError
-from pellucid.tasks.pairs import Pairs, Task
+from pellucid.tasks.pairs import Pairs
+from pellucid.tasks.task import Task
 from pellucid.text.read import read_tokenizer
 from pellucid.text.vocabulary import integer_vocabulary
+from tests.models import model_of
 
 LISTS = [[5, 6, 7], [8, 9]]
 OTHERS = [[5, 1, 7], [2, 9]]
@@ -138,8 +141,11 @@ class TestText:
 
 
 def test_what_makes_pairs_is_a_task():
-    class Mine:
-        def pairs(self, tokenizer, *, n, seed=0, group=None):
+    class Mine(Task):
+        metric = patching.Logit()
+
+        def pairs(self, tokenizer, *, n=None, seed=0, group=None):
             return of_tokens()[:n]
 
-    assert isinstance(Mine(), Task) and not isinstance(of_tokens, Task)
+    effect = patching.sweep(model_of("gpt2"), Mine(), site="resid_pre", over="layer", n=1)
+    assert effect.shape == (1, 2) and effect.record.settings["metric"] == "Logit(at='end')"

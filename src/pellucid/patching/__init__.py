@@ -10,7 +10,7 @@ from pellucid.patching.path_attribution import attribute_paths
 from pellucid.patching.paths import paths
 from pellucid.patching.selections import Selection, embed, heads, logits, mlps, neurons
 from pellucid.patching.sweep import pairs, plan, sweep
-from pellucid.tasks.metrics import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, Rank
+from pellucid.tasks.metrics import KL, Accuracy, Logit, LogitDiff, LogProb, Loss, ProbDiff, Rank
 from pellucid.tasks.pairs import Pairs
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LogitDiff",
     "Loss",
     "Pairs",
+    "ProbDiff",
     "Rank",
     "Selection",
     "ablate",

@@ -27,8 +27,9 @@ from pellucid.patching.outcome import measured
 from pellucid.patching.plainly import Metric, rows_of
 from pellucid.patching.saturation import changed_by_softmax
 from pellucid.patching.sites import axes_of, point
-from pellucid.patching.sweep import made
-from pellucid.tasks.pairs import Pairs, Task
+from pellucid.patching.sweep import made, metric_of
+from pellucid.tasks.pairs import Pairs
+from pellucid.tasks.task import Task
 
 METHODS = ("atp", "atp*", "ig-inputs", "ig-activations")
 SUMMED = ("d_model", "d_head", "scale")
@@ -97,7 +98,8 @@ def attribute(
     """
     check_method(method, steps, METHODS)
     asked = Asked(
-        site=site, over=over, groups=groups, metric=metric, direction=direction, corrupt=corrupt, max_memory=max_memory
+        **{"site": site, "over": over, "groups": groups, "metric": metric_of(pairs, metric), "direction": direction},
+        **{"corrupt": corrupt, "max_memory": max_memory},
     )
     experiment = asked.of(model, made(pairs, model, n, seed))
     settings = asked.settings(experiment)

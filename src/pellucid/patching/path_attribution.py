@@ -22,8 +22,9 @@ from pellucid.patching.paths import AskedPaths, PathExperiment
 from pellucid.patching.plainly import Metric
 from pellucid.patching.selections import Component, Selection, selection
 from pellucid.patching.sites import point
-from pellucid.patching.sweep import made
-from pellucid.tasks.pairs import Pairs, Task
+from pellucid.patching.sweep import made, metric_of
+from pellucid.tasks.pairs import Pairs
+from pellucid.tasks.task import Task
 
 METHODS = ("atp", "ig-inputs")
 
@@ -84,7 +85,7 @@ def attribute_paths(
     check_method(method, steps, METHODS, " for edges")
     asked = AskedPaths(
         over=() if over is None else over,
-        metric=metric,
+        metric=metric_of(pairs, metric),
         direction=direction,
         corrupt=corrupt,
         max_memory=max_memory,

@@ -30,9 +30,10 @@ from pellucid.patching.readout import Readout
 from pellucid.patching.runs import PromptRun, span
 from pellucid.patching.selections import Selection, selection
 from pellucid.patching.sites import point
-from pellucid.patching.sweep import made
+from pellucid.patching.sweep import made, metric_of
 from pellucid.patching.walk import Chunks, Group, walk
-from pellucid.tasks.pairs import Pairs, Task
+from pellucid.tasks.pairs import Pairs
+from pellucid.tasks.task import Task
 
 THROUGH = ("edge", "mlps", "all")
 
@@ -105,7 +106,7 @@ def paths(
     """
     asked = AskedPaths(
         over=() if over is None else over,
-        metric=metric,
+        metric=metric_of(pairs, metric),
         direction=direction,
         corrupt=corrupt,
         max_memory=max_memory,

@@ -17,7 +17,8 @@ from pellucid.patching.asked import Asked
 from pellucid.patching.outcome import outcome, settled
 from pellucid.patching.plainly import Metric
 from pellucid.patching.plan import Plan
-from pellucid.tasks.pairs import Pairs, Task
+from pellucid.tasks.pairs import Pairs
+from pellucid.tasks.task import Task
 
 pairs = Pairs.from_tokens
 
@@ -88,7 +89,7 @@ def sweep(
         '1.0'
     """
     asked = Asked(
-        **{"site": site, "over": over, "groups": groups, "metric": metric, "direction": direction},
+        **{"site": site, "over": over, "groups": groups, "metric": metric_of(pairs, metric), "direction": direction},
         **{"corrupt": corrupt, "freeze": freeze, "max_memory": max_memory},
     )
     experiment = asked.of(model, made(pairs, model, n, seed))
@@ -120,7 +121,13 @@ def plan(model: HookedTransformer, pairs: Pairs | Task, *, n: int | None = None,
         in one walk through the layers: 24, which carry 64 rows, in 1 part
           what the heads write joins before the MLP
     """
+    asked["metric"] = metric_of(pairs, asked.get("metric"))
     return settled(Asked(**asked).of(model, made(pairs, model, n, seed)))
+
+
+def metric_of(pairs: Pairs | Task, metric: Metric | None) -> Metric | None:
+    """The metric that was asked for, else the task's; None: that of the pairs."""
+    return pairs.metric if metric is None and isinstance(pairs, Task) else metric
 
 
 def made(pairs: Pairs | Task, model: HookedTransformer, n: int | None, seed: int) -> Pairs:

@@ -1,6 +1,7 @@
 """Capitals: "The capital of France is the city of" → " Paris".
 
-Source: the facts are common knowledge; the form is that of Meng et al. 2022, "Locating and Editing Factual Associations".
+Source: the facts are common knowledge; the form is that of Meng et al. 2022, "Locating and Editing Factual
+Associations in GPT".
 """
 
 import random
@@ -57,8 +58,8 @@ class Capitals(TemplateTask):
 
     def _draw(self, words: Mapping[str, Sequence[str]], frame: Frame, group: str, draws: random.Random) -> Drawn:
         two = draws.sample(words["countries"], 2)
-        sides = (frame.text.format(COUNTRY=f"[country: {country}]") for country in two)
-        return Drawn(*sides, CAPITALS[two[0]], CAPITALS[two[1]])
+        clean, corrupted = (frame.text.format(COUNTRY=f"[country: {country}]") for country in two)
+        return Drawn(clean, corrupted, CAPITALS[two[0]], CAPITALS[two[1]])
 
 
 def _is_token(tokenizer: Any, word: str) -> bool:

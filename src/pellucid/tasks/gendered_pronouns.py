@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pellucid.tasks.templates import Drawn, Frame, TemplateTask, numbered
+from pellucid.tasks.templates import Drawn, Frame, TemplateTask, numbered, words
 
-WOMEN = (
-    "Alice Amanda Amy Anna Barbara Carol Caroline Catherine Elizabeth Emily Emma Eva Hannah Helen Jane Jennifer Jessica "
-    "Julia Kate Laura Linda Lisa Lucy Maria Mary Michelle Nancy Rachel Rebecca Rose Ruth Sarah Susan Victoria"
-).split()
-MEN = (
-    "Adam Andrew Anthony Brian Charles Daniel David Edward Eric Frank George Henry Jack James Jason John Joseph Joshua "
-    "Kevin Mark Martin Matthew Michael Patrick Paul Peter Richard Robert Simon Stephen Steven Thomas William"
-).split()
+WOMEN = words(
+    "Alice Amanda Amy Anna Barbara Carol Caroline Catherine Elizabeth Emily Emma Eva Hannah Helen Jane Jennifer "
+    "Jessica Julia Kate Laura Linda Lisa Lucy Maria Mary Michelle Nancy Rachel Rebecca Rose Ruth Sarah Susan "
+    "Victoria"
+)
+MEN = words(
+    "Adam Andrew Anthony Brian Charles Daniel David Edward Eric Frank George Henry Jack James Jason John Joseph "
+    "Joshua Kevin Mark Martin Matthew Michael Patrick Paul Peter Richard Robert Simon Stephen Steven Thomas William"
+)
 
 
 @dataclass(frozen=True)
@@ -47,5 +48,5 @@ class GenderedPronouns(TemplateTask):
 
     def _draw(self, words: Mapping[str, Sequence[str]], frame: Frame, group: str, draws: random.Random) -> Drawn:
         other = "he" if group == "she" else "she"
-        sides = (frame.text.format(NAME=f"[name: {draws.choice(words[kind])}]") for kind in (group, other))
-        return Drawn(*sides, group, other)
+        clean, corrupted = (frame.text.format(NAME=f"[name: {draws.choice(words[kind])}]") for kind in (group, other))
+        return Drawn(clean, corrupted, group, other)

@@ -10,25 +10,26 @@ from typing import Any, ClassVar
 
 from pellucid.base.errors import TokenError
 from pellucid.tasks.metrics import ProbDiff
-from pellucid.tasks.templates import Drawn, Frame, TemplateTask
+from pellucid.tasks.templates import Drawn, Frame, TemplateTask, words
 
-EVENTS = (
-    "abduction accord affair agreement appraisal assault assessment attack attempts campaign captivity case challenge "
-    "chaos clash collaboration competition confrontation conflict construction consultation contact contract conversation "
-    "crisis deal debate decline development dialogue dispute effort employment endeavor engagement epidemic evaluation "
-    "exchange existence expansion expedition experiment fight growth insurgency intervention investigation journey "
-    "marriage mission mobilization modification negotiation operation order partnership pilgrimage plague plan practice "
-    "process program project pursuit quest raid reforms reign relationship rescue resistance retaliation revolution rise "
-    "rule siege strike struggle study test testing trade treaty trip undertaking venture voyage war work"
-).split()
+EVENTS = words(
+    "abduction accord affair agreement appraisal assault assessment attack attempts campaign captivity case "
+    "challenge chaos clash collaboration competition confrontation conflict construction consultation contact "
+    "contract conversation crisis deal debate decline development dialogue dispute effort employment endeavor "
+    "engagement epidemic evaluation exchange existence expansion expedition experiment fight growth insurgency "
+    "intervention investigation journey marriage mission mobilization modification negotiation operation order "
+    "partnership pilgrimage plague plan practice process program project pursuit quest raid reforms reign "
+    "relationship rescue resistance retaliation revolution rise rule siege strike struggle study test testing trade "
+    "treaty trip undertaking venture voyage war work"
+)
 
 
 @dataclass(frozen=True)
 class GreaterThan(TemplateTask):
     """Two-digit ends of years: every later one is right, every earlier one and the same is wrong.
 
-    The metric is the probability of all right ones minus that of all wrong ones. Corrupted: the year is the first of its
-    century, after which every end is later. A year counts where the tokenizer cuts it into its century and its end.
+    The metric is the probability of all right ones minus that of all wrong ones. Corrupted: the year is the first of
+    its century, after which every end is later. A year counts where the tokenizer cuts it into its century and its end.
     Positions: ``year``, ``end``.
     """
 

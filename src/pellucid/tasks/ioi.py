@@ -11,19 +11,19 @@ from typing import ClassVar
 from pellucid.base.errors import UnknownNameError, nearest
 from pellucid.tasks.pairs import Pairs
 from pellucid.tasks.task import offset_position
-from pellucid.tasks.templates import Drawn, Frame, TemplateTask, numbered
+from pellucid.tasks.templates import Drawn, Frame, TemplateTask, numbered, words
 
-NAMES = (
-    "Aaron Adam Alan Alex Alice Amy Anderson Andre Andrew Andy Anna Anthony Arthur Austin Blake Brandon Brian Carter "
-    "Charles Charlie Christian Christopher Clark Cole Collins Connor Crew Crystal Daniel David Dean Edward Elizabeth "
-    "Emily Eric Eva Ford Frank George Georgia Graham Grant Henry Ian Jack Jacob Jake James Jamie Jane Jason Jay Jennifer "
-    "Jeremy Jessica John Jonathan Jordan Joseph Joshua Justin Kate Kelly Kevin Kyle Laura Leon Lewis Lisa Louis Luke "
-    "Madison Marco Marcus Maria Mark Martin Mary Matthew Max Michael Michelle Morgan Patrick Paul Peter Prince Rachel "
-    "Richard River Robert Roman Rose Ruby Russell Ryan Sarah Scott Sean Simon Stephen Steven Sullivan Taylor Thomas "
-    "Tyler Victoria Warren William"
-).split()
-PLACES = "store garden restaurant school hospital office house station".split()
-OBJECTS = "ring kiss bone basketball computer necklace drink snack".split()
+NAMES = words(
+    "Aaron Adam Alan Alex Alice Amy Anderson Andre Andrew Andy Anna Anthony Arthur Austin Blake Brandon Brian "
+    "Carter Charles Charlie Christian Christopher Clark Cole Collins Connor Crew Crystal Daniel David Dean Edward "
+    "Elizabeth Emily Eric Eva Ford Frank George Georgia Graham Grant Henry Ian Jack Jacob Jake James Jamie Jane "
+    "Jason Jay Jennifer Jeremy Jessica John Jonathan Jordan Joseph Joshua Justin Kate Kelly Kevin Kyle Laura Leon "
+    "Lewis Lisa Louis Luke Madison Marco Marcus Maria Mark Martin Mary Matthew Max Michael Michelle Morgan Patrick "
+    "Paul Peter Prince Rachel Richard River Robert Roman Rose Ruby Russell Ryan Sarah Scott Sean Simon Stephen "
+    "Steven Sullivan Taylor Thomas Tyler Victoria Warren William"
+)
+PLACES = words("store garden restaurant school hospital office house station")
+OBJECTS = words("ring kiss bone basketball computer necklace drink snack")
 FRAMES = numbered(
     [
         "Then, {A} and {B} went to the {PLACE}. {S} gave a {OBJECT} to",
@@ -50,7 +50,8 @@ CORRUPTIONS = ("s2", "swap", "random")
 class IOI(TemplateTask):
     """Of two names, the one that was not repeated.
 
-    Groups: ABBA names the indirect object first, BABA the subject. Positions: ``IO``, ``S1``, ``S1+1``, ``S2``, ``end``.
+    Groups: ABBA names the indirect object first, BABA the subject. Positions: ``IO``, ``S1``, ``S1+1``, ``S2`` and
+    ``end``.
 
     Args:
         corruption: ``"s2"``: the second subject becomes the other name, so that the answer turns round (the

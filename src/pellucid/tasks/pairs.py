@@ -196,7 +196,7 @@ class Pairs:
         from pellucid.tasks.files import read_pairs
 
         columns = read_pairs(path)
-        more = {name: columns.get(name) for name in ("answer", "wrong", "group", "frame")}
+        more: dict[str, Any] = {name: columns.get(name) for name in ("answer", "wrong", "group", "frame")}
         return cls.from_text(tokenizer, columns["clean"], columns["corrupted"], **more)
 
     def with_answers(self, answer: Any = None, wrong: Any = None) -> "Pairs":

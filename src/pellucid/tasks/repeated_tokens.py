@@ -57,7 +57,9 @@ class RepeatedTokensTask(Task):
         """
         self._group(group)
         if tokenizer is None:
-            raise TokenError(f"{self.name} draws from a vocabulary, and the model has no tokenizer; set model.tokenizer")
+            raise TokenError(
+                f"{self.name} draws from a vocabulary, and the model has no tokenizer; set model.tokenizer"
+            )
         special = tokenizer.policy.special_ids
         ids = sorted(set(tokenizer.get_vocab().values()) - special)
         if len(ids) < self.length + 1:

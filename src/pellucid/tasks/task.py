@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
+from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError, nearest
 from pellucid.tasks.metrics import LogitDiff, RowMetric, default_metric
 from pellucid.tasks.pairs import Pairs
 
@@ -90,8 +90,6 @@ def said(tokenizer: Any, words: Sequence[str], *, what: str, least: int) -> list
     Raises:
         TokenError: There are fewer; the pieces of some are shown.
     """
-    from pellucid.base.errors import TokenError
-
     kept, others = [], []
     for word in words:
         try:
@@ -103,7 +101,7 @@ def said(tokenizer: Any, words: Sequence[str], *, what: str, least: int) -> list
     if len(kept) < least:
         shown = "; ".join(others[:3])
         raise TokenError(
-            f"{least} {what} or more must be single tokens of this tokenizer, got {len(kept)} of {len(words)}: {shown}; "
+            f"{least} {what} or more must be single tokens here, got {len(kept)} of {len(words)}: {shown}; "
             "take a model whose vocabulary has them"
         )
     return kept
@@ -115,8 +113,6 @@ def word_token(tokenizer: Any, word: str) -> int:
     Raises:
         TokenError: It is several, or unknown; the pieces are shown.
     """
-    from pellucid.base.errors import TokenError
-
     try:
         return tokenizer.single(f" {word}")
     except TokenError as error:

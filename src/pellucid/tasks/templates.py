@@ -1,8 +1,8 @@
 """Tasks whose prompts come from frames: sentences with places for words, drawn anew for each prompt.
 
 In: frames, lists of words, a seed. Out: pairs. What words a tokenizer has as single tokens is looked at first, so that
-clean and corrupted prompts are as long as each other, and answers are single tokens *in this model*. Prompts of one frame
-are not independent: pairs keep the frame of each, and statistics go by frames.
+clean and corrupted prompts are as long as each other, and answers are single tokens *in this model*. Prompts of one
+frame are not independent: pairs keep the frame of each, and statistics go by frames.
 """
 
 import random
@@ -74,7 +74,7 @@ class TemplateTask(Task):
             [one.clean for one in drawn],
             [one.corrupted for one in drawn],
             group=[kind for _, kind in chosen] if self.groups else None,
-            frame=[frame.name for frame, _ in chosen],
+            frame=[frame.name for frame, _ in chosen] if len(frames) > 1 else None,
         )
         answers = {side: [_ids(tokenizer, one, side) for one in drawn] for side in ("answer", "wrong")}
         return self._finished(made.with_answers(**answers))
@@ -123,6 +123,11 @@ def _ids(tokenizer: Any, drawn: Drawn, side: str) -> list[int]:
     words = getattr(drawn, side)
     read = tokenizer.single if drawn.glued else partial(word_token, tokenizer)
     return [read(word) for word in ([words] if isinstance(words, str) else words)]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
 
 
 def numbered(texts: Sequence[str]) -> tuple[Frame, ...]:

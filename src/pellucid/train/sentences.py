@@ -17,17 +17,18 @@ import torch
 
 from pellucid.base.errors import ConfigError
 from pellucid.tasks.ioi import FRAMES, OBJECTS, PLACES
+from pellucid.tasks.templates import words
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.vocabulary import word_vocabulary
 from pellucid.train.sequences import IGNORED, Batch
 
-NAMES = (
-    "Aaron Adam Alice Amy Andrew Anna Anthony Arthur Brandon Brian Charles Charlie Daniel David Edward Elizabeth Emily "
-    "Eric Eva Frank George Henry Jack Jacob James Jane Jason Jennifer Jeremy Jessica John Joseph Joshua Kate Kelly Kevin "
-    "Laura Lisa Louis Luke Maria Martin Mary Matthew Michael Michelle Patrick Paul Peter Rachel Richard Robert "
-    "Rose Ruby Ryan Sarah Scott Simon Steven Thomas Tyler Victoria Warren William"
-).split()
-NEW_NAMES = tuple(NAMES[4::5])
+NAMES = words(
+    "Aaron Adam Alice Amy Andrew Anna Anthony Arthur Brandon Brian Charles Charlie Daniel David Edward Elizabeth "
+    "Emily Eric Eva Frank George Henry Jack Jacob James Jane Jason Jennifer Jeremy Jessica John Joseph Joshua Kate "
+    "Kelly Kevin Laura Lisa Louis Luke Maria Martin Mary Matthew Michael Michelle Patrick Paul Peter Rachel Richard "
+    "Robert Rose Ruby Ryan Sarah Scott Simon Steven Thomas Tyler Victoria Warren William"
+)
+NEW_NAMES = NAMES[4::5]
 """Twelve names that only other sentences have."""
 NEW_FRAMES = tuple(FRAMES[number] for number in (3, 7, 9, 12, 14))
 """Templates of the task `ioi` that no sentence here follows, though each of their words stands somewhere."""
@@ -35,7 +36,8 @@ _KNOWN = [frame.text for frame in FRAMES if frame not in NEW_FRAMES]
 _TOGETHER = [
     *("went to the {P}", "met at the {P}", "were at the {P}", "walked to the {P}", "had lunch at the {P}"),
     *("were working at the {P}", "had a lot of fun at the {P}", "found a {O}", "bought a {O} at the {P}", "saw a {O}"),
-    *("were talking about the {O}", "had a long talk", "came home from the {P}", "looked for the {O}", "sat in the {P}"),
+    *("were talking about the {O}", "had a long talk", "came home from the {P}", "looked for the {O}"),
+    "sat in the {P}",
     *("were thinking about the {O}", "had dinner at the {P}", "got a {O}", "had an old {O}", "left the {P}"),
 ]
 _OPENED = [
@@ -53,11 +55,15 @@ _GIVEN = [
     *("{S} had to {give} the {O} to", "{S} took the {O} and {gave} it to", "{S} said a word to", "{S} went up to"),
     *("{S} bought a {O} and {gave} it to", "{S} was going to {give} a {O} to", "{S} read the letter to", "{S} sang to"),
 ]
-_GIVE = dict(gave="give", showed="show", handed="hand", sold="sell", passed="pass", brought="bring", lent="lend")
+_GIVE = {
+    **{"gave": "give", "showed": "show", "handed": "hand", "sold": "sell"},
+    **{"passed": "pass", "brought": "bring", "lent": "lend"},
+}
 _OTHER = [
     *("{A} was at the {P}.", "{A} went to the {P}, and {A} was glad.", "{A} saw {B} at the {P}.", "{A} had a {O}."),
     *("{A} saw {B}, and {B} saw {A}.", "{B} was commuting to the {P} with {A}.", "the {O} was at the {P}."),
-    *("{A} had an argument with {B}.", "{A} wanted a {O}.", "{A} found the {O} and {A} was glad.", "it was a long day."),
+    *("{A} had an argument with {B}.", "{A} wanted a {O}.", "{A} found the {O} and {A} was glad."),
+    "it was a long day.",
     *("{A} was thinking about going to the {P}.", "{A} and {B} decided to go to the {P}.", "the {P} was old."),
     *("a friend of {A} was commuting to the {P}.", "afterwards {A} said a word.", "{A} had the {O} of {B}."),
     *("friends found {A} at the {P}.", "{A} got a {O}. the {O} was old.", "{A} said it to {B}.", "friends got it."),
@@ -119,11 +125,11 @@ class NameSentences:
         return Batch(tokens, targets)
 
     def _row(self, draws: random.Random) -> list[int]:
-        words: list[int] = [0]
-        while len(words) < self.length:
+        row: list[int] = [0]
+        while len(row) < self.length:
             text = indirect_object(draws) if draws.random() < self.share else _other(draws)
-            words += _ids(text)
-        return words[: self.length]
+            row += _ids(text)
+        return row[: self.length]
 
 
 def indirect_object(draws: random.Random, *, frames: Sequence[str] | None = None) -> str:

@@ -33,8 +33,8 @@ class Start:
     Args:
         config: What a model with fresh weights looks like.
         pretrained: Or a model to go on from, by any name that loads; its weights are taken as they are in the file.
-        tokenizer: A folder or a name with a tokenizer, ``"integers"``, ``"sentences"``, how to learn one from the training text, or
-            nothing: that of the model to go on from, and integers for a fresh one.
+        tokenizer: A folder or a name with a tokenizer, ``"integers"``, ``"sentences"``, how to learn one from the
+            training text, or nothing: that of the model to go on from, and integers for a fresh one.
         take: Parts that are taken from other models, by name: ``{"embed" = "gpt2", "blocks.0" = "gpt2"}``.
         frozen: Parts that stay as they are, such as ``"embed"``, ``"blocks.0.attn"``.
 
