@@ -109,9 +109,10 @@ class Measurement(Frame):
 
         Raises:
             UnknownNameError: There is no such variable.
-            ArgumentError: None is named, and the record does not say which.
+            ArgumentError: None is named, and the record does not say which; sizes without a sign.
         """
         direction = self._record.settings.get("direction")
+        self._check_signed()
         base = BASES.get(str(direction)) if base is None else base
         if base is None:
             raise ArgumentError(
@@ -137,8 +138,9 @@ class Measurement(Frame):
 
         Raises:
             UnknownNameError: There is no variable ``clean`` or ``corrupted``.
-            ArgumentError: Both runs give the same, so that nothing lies between them.
+            ArgumentError: Both runs give the same, so that nothing lies between them; sizes without a sign.
         """
+        self._check_signed()
         data = self._dataset
         for base in ("clean", "corrupted"):
             check_variable(data, f"{base}, which a fraction needs,", base)
@@ -189,7 +191,7 @@ class Measurement(Frame):
                 "take .effect().significant()"
             )
         base = BASES.get(str(settings.get("direction")))
-        if base in self._dataset and "prompt" in self.dims:
+        if base in self._dataset and "prompt" in self.dims and "unsigned" not in settings:
             return self.effect(base).significant(alpha, correction=correction, seed=seed)
         if correction == "max" or "p_value" not in self._dataset:
             check_axis(self._dataset, "prompt")
@@ -235,6 +237,13 @@ class Measurement(Frame):
         labels = self._dataset["prompt"].values[choosing].tolist()
         record = self._record.add(settings={"chosen_on": {"prompts": labels, "by": by.name}})
         return self._framed(largest(data, k, "chosen_on"), record)
+
+    def _check_signed(self) -> None:
+        if "unsigned" in self._record.settings:
+            raise ArgumentError(
+                "the values must be those of the metric, got sizes of changes, which have no sign and no unpatched run "
+                "to be taken off; take them as they are"
+            )
 
     def plot(self, **options: Any) -> "Figure":
         """A picture of one axis or two, with the intervals there are: `pellucid.viz.plots.plot`."""

@@ -1,7 +1,10 @@
 """Estimates by gradients: against finite differences, complete sums, literal formulas, and exact sweeps."""
 
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from pellucid import HookedTransformer, Site, patching
 from pellucid.base.errors import ArgumentError, TooLargeError, UnknownNameError
 from pellucid.model.positional import Shortformer
 from pellucid.patching.gradients import Gradients
+from pellucid.patching.saturation import changed_by_softmax
 from tests.models import CONFIGS, config_of, model_of
 
 
@@ -228,3 +232,97 @@ def test_prompts_together_and_in_small_parts(method, kind, monkeypatch):
     in_parts = patching.attribute(model, pairs, **asked, max_memory=f"{1.9 * least} MB").values
     assert set(taken) == {1}
     torch.testing.assert_close(torch.tensor(in_parts), torch.tensor(together))
+
+
+@pytest.mark.parametrize("method", ["atp", "atp*", "ig-inputs", "ig-activations"])
+@pytest.mark.parametrize(
+    ("site", "over"),
+    [("post", ("layer", "neuron")), ("pattern", ("layer", "head")), ("attn_scores", ("layer", "head", "q_pos"))],
+)
+def test_sites_whose_every_axis_tells_cells_apart(method, site, over):
+    model, pairs = model_of("gpt2").double().requires_grad_(False), pairs_of(seed=5)
+    exact = patching.sweep(model, pairs, site=site, over=over)
+    found = patching.attribute(model, pairs, site=site, over=over, method=method)
+    assert found.shape == exact.shape and np.isfinite(found.values).all()
+    assert patching.compare(exact, found).rank_correlation > 0.5
+
+
+def test_neurons_by_a_literal_product():
+    model, pairs = model_of("gpt2").double().requires_grad_(False), pairs_of(n=1)
+    found = patching.attribute(model, pairs, site="post", over=("layer", "neuron")).effect().values[0]
+    name = "blocks.1.mlp.hook_post"
+    _, old = model.run_with_cache(pairs.corrupted)
+    _, new = model.run_with_cache(pairs.clean)
+    post = old[name].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(logit_diff(pairs, 0)(replaced(model, pairs.corrupted, name, post)), post)
+    torch.testing.assert_close(torch.tensor(found[1]), ((new[name] - old[name]) * gradient).sum((0, 1)))
+
+
+def test_a_single_layer_has_no_other_to_drop():
+    model = HookedTransformer(config_of(n_layers=1), seed=2).double().requires_grad_(False)
+    pairs = pairs_of()
+    for site, over in (("z", ("layer", "head")), ("resid_pre", ("layer",)), ("mlp_out", ("layer",))):
+        star = patching.attribute(model, pairs, site=site, over=over, method="atp*").values
+        plain = patching.attribute(model, pairs, site=site, over=over).effect().values
+        assert abs(plain).max() > 1e-3
+        torch.testing.assert_close(torch.tensor(star), torch.tensor(abs(plain)))
+
+
+def test_behind_the_final_norm_positions_are_told_apart():
+    model, pairs = model_of("gpt2").double().requires_grad_(False), pairs_of()
+    asked = {"site": "ln_final.normalized", "over": ("pos",)}
+    exact, found = patching.sweep(model, pairs, **asked), patching.attribute(model, pairs, **asked)
+    torch.testing.assert_close(torch.tensor(found.values), torch.tensor(exact.values))  # linear from there on
+
+
+def test_a_key_that_was_too_weak_to_tell_may_win():
+    """In float32 its weight is 0: the gradient of the softmax is none, and the new softmax is another."""
+    attn = HookedTransformer(config_of(n_layers=1), seed=0).blocks[0].attn
+    n, d = attn.config.n_heads, attn.config.d_head
+    keys = torch.zeros(1, 2, n, d)
+    keys[0, 1, :, 0] = 300.0 * d**0.5
+    queries = torch.zeros(1, 2, n, d)
+    queries[..., 0] = 1.0
+    turned = keys.clone()
+    turned[0, 0, :, 0] = 600.0 * d**0.5
+    gradient = torch.zeros(1, n, 2, 2)
+    gradient[:, :, 1] = torch.tensor([2.0, 0.0])
+    found = changed_by_softmax(attn, (queries, keys), (queries, turned), gradient, which="k", single=True)
+    torch.testing.assert_close(found[0, 0], torch.full((n,), 2.0))
+
+
+def test_sizes_are_not_taken_for_the_metric():
+    model, pairs = model_of("gpt2"), pairs_of()
+    sizes = patching.attribute(model, pairs, site="z", over=("layer", "head"), method="atp*")
+    for turned in (sizes.effect, sizes.normalised):
+        with pytest.raises(ArgumentError, match="got sizes of changes"):
+            turned()
+    assert sizes.significant(0.5).shape == (2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["atp", "atp*"])
+def test_memory_stays_within_its_bound(method):
+    """Peak of a process of its own, above what it held before."""
+    told = subprocess.run([sys.executable, "-c", PEAK, method], capture_output=True, text=True, check=True)
+    assert int(told.stdout) < 1.2 * 250e6
+
+
+PEAK = """
+import resource, sys
+import torch
+from pellucid import HookedTransformer, patching
+from tests.models import config_of
+torch.set_num_threads(1)
+model = HookedTransformer(config_of(n_layers=12, n_ctx=512), seed=0)
+draw = torch.Generator().manual_seed(0)
+clean = torch.randint(17, (8, 256), generator=draw)
+corrupted = clean.clone()
+corrupted[:, 3] = (clean[:, 3] + 1) % 17
+pairs = patching.pairs(clean, corrupted, answer=[1] * 8, wrong=[2] * 8)
+asked = {"site": "q", "over": ("layer", "head"), "method": sys.argv[1], "progress": False}
+patching.attribute(model, patching.pairs(clean[:1, :8], corrupted[:1, :8], answer=[1], wrong=[2]), **asked)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+patching.attribute(model, pairs, **asked, max_memory="250 MB")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""

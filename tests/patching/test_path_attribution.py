@@ -105,3 +105,36 @@ def test_methods_of_edges_are_told():
         patching.attribute_paths(model, pairs, senders="heads", receivers="logits", method="atp*")
     with pytest.raises(ArgumentError, match="steps must be 1 or more, got 0"):
         patching.attribute_paths(model, pairs, senders="heads", receivers="logits", method="ig-inputs", steps=0)
+
+
+def test_only_the_same_question_is_compared():
+    model, pairs = model_of("gpt2"), pairs_of(n=1)
+    asked = {"over": ("layer", "head")}
+    heads = {"senders": "heads", "receivers": "logits"}
+    for exact, estimate, what in (
+        (patching.sweep(model, pairs, site="z", **asked), patching.attribute(model, pairs, site="q", **asked), "site"),
+        (
+            patching.paths(model, pairs, **heads, through="all"),
+            patching.attribute_paths(model, pairs, **heads),
+            "through",
+        ),
+        (
+            patching.sweep(model, pairs, site="z", **asked),
+            patching.attribute(model, pairs_of(n=1, seed=8), site="z", **asked),
+            "model and the same prompts",
+        ),
+    ):
+        with pytest.raises(ArgumentError, match=f"both must .*{what}"):
+            patching.compare(exact, estimate)
+
+
+def test_neurons_send_to_every_receiver_as_the_literal_product():
+    model, pairs = model_of("gpt2").double().requires_grad_(False), pairs_of(n=2)
+    found = patching.attribute_paths(model, pairs, senders="neurons + embed + heads + mlps", receivers="heads + logits")
+    one_by_one = [
+        patching.attribute_paths(model, pairs, senders=sender, receivers="heads + logits").effect().values[:, 0]
+        for sender in labels_of(found, "sender")[::5]
+    ]
+    torch.testing.assert_close(
+        torch.tensor(found.effect().values[:, ::5]), torch.tensor(np.stack(one_by_one, 1)), equal_nan=True
+    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pellucid import HookedTransformer, patching
-from pellucid.base.errors import ArgumentError, UnknownNameError
+from pellucid.base.errors import ArgumentError, OutputError, UnknownNameError
 from pellucid.patching.selections import selection
 from tests.models import CONFIGS, config_of, model_of
 from tests.reference.paths import edge
@@ -183,3 +183,24 @@ def test_the_best_edge_passes_over_those_that_cannot_be():
     best = found.normalised().mean("prompt").top(3)
     assert best.labels[0] == "1.0 → logits"
     assert not torch.tensor(best.values).isnan().any()
+
+
+def test_a_journal_is_of_one_question(tmp_path):
+    model, pairs = model_of("gpt2"), pairs_of()
+    by_q = {"senders": "heads", "receivers": "heads:q", "progress": False}
+    patching.paths(model, pairs, **by_q, journal=tmp_path / "journal")
+    with pytest.raises(OutputError):
+        patching.paths(model, pairs, **by_q | {"receivers": "heads:k"}, journal=tmp_path / "journal")
+    with pytest.raises(OutputError):
+        patching.paths(model, pairs, **by_q | {"senders": "0.1"}, journal=tmp_path / "journal")
+
+
+def test_key_value_heads_are_called_by_their_name():
+    model, pairs = model_of("llama"), pairs_of()
+    assert model.config.attention.n_heads == 2 * model.config.attention.kv_heads
+    with pytest.raises(ArgumentError, match=r"must receive by k or v, got 1.kv1:q; .*'1.1:q'"):
+        patching.paths(model, pairs, senders="heads", receivers="1.kv1:q")
+    with pytest.raises(ArgumentError, match=r"got 1.3:k; say '1.kv1'"):
+        patching.paths(model, pairs, senders="heads", receivers="1.3:k")
+    with pytest.raises(ArgumentError, match="senders must name one part at least"):
+        patching.paths(model, pairs, senders=patching.Selection(()), receivers="heads")

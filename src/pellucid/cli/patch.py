@@ -34,13 +34,15 @@ Paths = Annotated[bool, typer.Option("--paths", help="Patch edges, from --sender
 Senders = Annotated[str, typer.Option("--senders", metavar="PARTS", help="Such as embed,heads,mlp3,L8N2744.")]
 Receivers = Annotated[str, typer.Option("--receivers", metavar="PARTS", help="Such as heads:q,9.6:k,mlps,logits.")]
 Through = Annotated[
-    str, typer.Option("--through", metavar="WHAT", help="edge, mlps or all: what is recomputed between.")
+    str, typer.Option("--through", metavar="WHAT", help="edge (if not told), mlps or all: what is recomputed between.")
 ]
 Method = Annotated[
     str | None,
     typer.Option("--method", metavar="NAME", help="Estimate by atp, atp*, ig-inputs, ig-activations instead."),
 ]
-Steps = Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Of integrated gradients.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="Of integrated gradients; 16 if not told.")
+]
 Direction = Annotated[str, typer.Option("--direction", metavar="WAY", help="denoise or noise.")]
 MetricName = Annotated[
     str | None,
@@ -60,9 +62,9 @@ def patch(
     paths: Paths = False,
     senders: Senders = "",
     receivers: Receivers = "",
-    through: Through = "edge",
+    through: Through = "",
     method: Method = None,
-    steps: Steps = 16,
+    steps: Steps = None,
     clean: Clean = None,
     corrupted: Corrupted = None,
     answer: Answer = None,
@@ -94,17 +96,18 @@ def patch(
     text = {"--clean": clean, "--corrupted": corrupted, "--answer": answer, "--wrong": wrong}
     _check_prompts(text, pairs)
     _check_question(site, over, senders, receivers, paths=paths, estimated=method is not None, explain=explain)
+    _check_idle(freeze, through, steps, paths=paths, method=method, resume=resume)
     if out is not None:
         _check_folder(out, resume=resume, overwrite=overwrite)
     read = loaded(model)
     prompts = _pairs(read, clean, corrupted, answer, wrong, pairs)
-    asked: dict[str, Any] = {"direction": direction, "metric": _metric(metric)}
-    exact = {"max_memory": max_memory, "journal": None if out is None else out / JOURNAL}
-    estimated = {} if method is None else {"method": method, "steps": steps}
+    asked: dict[str, Any] = {"direction": direction, "metric": _metric(metric), "max_memory": max_memory}
+    exact: dict[str, Any] = {"journal": None if out is None else out / JOURNAL}
+    estimated = {} if method is None else {"method": method, "steps": steps or 16}
     explained = ""
     if paths:
         asked |= {"senders": senders, "receivers": receivers, "over": over or None}
-        effect = _edges(read, prompts, asked, {"through": through, **exact}, estimated)
+        effect = _edges(read, prompts, asked, {"through": through or "edge", **exact}, estimated)
     else:
         asked |= {"site": _names(site), "over": _names(over)}
         if method is None:
@@ -168,6 +171,18 @@ def _check_question(
         raise typer.BadParameter("give --site and --over, or --paths with --senders and --receivers")
     if explain and (paths or estimated):
         raise typer.BadParameter("--explain tells how a sweep is run; leave out --paths and --method, or --explain")
+
+
+def _check_idle(freeze: str, through: str, steps: int | None, *, paths: bool, method: str | None, resume: bool) -> None:
+    """Whether each option that is given means something."""
+    if freeze and (paths or method is not None):
+        raise typer.BadParameter("--freeze is for exact sweeps of cells; leave it out, or --paths and --method")
+    if through and (not paths or method is not None):
+        raise typer.BadParameter("--through is for exact edges; it goes with --paths, and without --method")
+    if steps is not None and not (method or "").startswith("ig"):
+        raise typer.BadParameter("--steps goes with --method ig-inputs or ig-activations")
+    if resume and method is not None:
+        raise typer.BadParameter("--resume is for exact sweeps; estimates are made at once")
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -260,10 +275,17 @@ def _print(effect: "Measurement", model: str, top: int) -> None:
     typer.echo(f"model   {model}")
     typer.echo(f"metric  {settings['metric']}, {prompts}: clean {clean:.3f}, corrupted {corrupted:.3f} {effect.unit}")
     typer.echo(f"{PUT[settings['direction']]}, each part alone.")
+    sizes = "unsigned" in settings
+    if "method" in settings:
+        typer.echo(f"Estimated from gradients, by {settings['method']}{': sizes, without a sign' if sizes else ''}.")
     rows = []
     for cell in largest(effect, top):
-        words = [number(cell.value), number(cell.effect)]
-        rows.append([cell.label, *words, *([interval(cell.low, cell.high)] if n > 1 else []), number(cell.fraction)])
-    heads = ["cell", effect.unit, "effect", *(["95 % interval"] if n > 1 else []), "fraction"]
+        words = [number(cell.effect)] if sizes else [number(cell.value), number(cell.effect)]
+        rows.append([cell.label, *words, *([interval(cell.low, cell.high)] if n > 1 else [])])
+        if not sizes:
+            rows[-1].append(number(cell.fraction))
+    sure = ["95 % interval"] if n > 1 else []
+    heads = ["cell", f"size, {effect.unit}", *sure] if sizes else ["cell", effect.unit, "effect", *sure, "fraction"]
     print_table([" × ".join(effect.dims[1:]) or heads[0], *heads[1:]], rows)
-    typer.echo("fraction: 0 is the corrupted run, 1 the clean one.")
+    if not sizes:
+        typer.echo("fraction: 0 is the corrupted run, 1 the clean one.")

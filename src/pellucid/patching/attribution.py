@@ -3,7 +3,7 @@
 In: what a sweep takes, and a method. Out: its Measurement, of estimates.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,13 +21,14 @@ from pellucid.hooks.site import Site
 from pellucid.measurement import Measurement
 from pellucid.patching.asked import Asked
 from pellucid.patching.experiment import Experiment
-from pellucid.patching.gradients import Gradients, Parts, Slopes, Upward, between
+from pellucid.patching.gradients import Gradients, Slopes, Upward, between
 from pellucid.patching.grid import Touch
 from pellucid.patching.outcome import measured
 from pellucid.patching.plainly import Metric, rows_of
 from pellucid.patching.saturation import changed_by_softmax
 from pellucid.patching.sites import axes_of, point
 from pellucid.patching.sweep import made, metric_of
+from pellucid.tasks.metrics import RowMetric
 from pellucid.tasks.pairs import Pairs
 from pellucid.tasks.task import Task
 
@@ -135,7 +136,7 @@ def estimates(
     with bar(float(len(experiment.pairs)), f"attribution by {method}", shown=progress) as advance:
         for alike in _alike(experiment):
             of_one = kind(experiment, alike[:1], method, steps)
-            size = experiment.budget.with_gradients(of_one.length, of_one.n_rows, of_one.points, of_one.held)
+            size = experiment.budget.with_gradients(of_one.length, of_one.n_rows, of_one.read, of_one.held)
             for first in range(0, len(alike), size):
                 here = alike[first : first + size]
                 done.append(kind(experiment, here, method, steps).estimated())
@@ -165,6 +166,11 @@ class Estimates:
     def points(self) -> list[str]:
         """Full names of the activations whose gradients are taken."""
         raise NotImplementedError
+
+    @property
+    def read(self) -> list[str]:
+        """Full names of all activations that are held."""
+        return self.points
 
     @property
     def held(self) -> int:
@@ -205,7 +211,14 @@ class Estimates:
 
     def _measure(self, logits: Tensor) -> Tensor:
         each = enumerate(self.prompts)
-        return torch.cat([self.experiment.measure(logits[at : at + 1], prompt) for at, prompt in each])
+        measure, known = self.experiment.measure, self._references
+        return torch.cat([measure(logits[at : at + 1], prompt, known.get(prompt)) for at, prompt in each])
+
+    @cached_property
+    def _references(self) -> dict[int, Tensor]:
+        """Logits of each prompt's clean run, where the metric compares with them."""
+        wanted = isinstance(self.experiment.metric, RowMetric) and self.experiment.metric.needs_reference
+        return {prompt: self.experiment.reference(prompt) for prompt in self.prompts if wanted}
 
     def side(self, which: str) -> tuple[Tensor, list[Edit]]:
         """The tokens of the run that is patched (`old`) or of the other one, and what is edited there."""
@@ -231,7 +244,9 @@ class Estimates:
         begin, end = self.run("old", named).values, self.run("new", named).values
         for step in range(self.steps):
             put_in = between(begin, end, (step + 0.5) / self.steps)
-            yield from self.gradients.down(self.gradients.up(tokens, edits=put_in), points, edits=put_in)
+            yield from self.gradients.down(
+                self.gradients.up(tokens, edits=put_in, measured=False), points, edits=put_in
+            )
 
     @property
     def share(self) -> float:
@@ -252,19 +267,17 @@ class _Cells(Estimates):
     def held(self) -> int:
         """Elements that are held for each prompt beside activations."""
         kept = max(1, self.experiment.model.config.n_layers) if self.method == "atp*" else 1
-        return (kept + 2) * int(np.prod(self.experiment.plan.grid.shape[1:]))
+        return 2 * (kept + 2) * int(np.prod(self.experiment.plan.grid.shape[1:]))
 
     def estimated(self) -> dict[str, Tensor]:
         """Their cells, their values, and the metric of each prompt's two runs."""
-        points = self.points
-        turned = [point(name, layer) for layer in self._asked(points) for name in self.experiment.need.taken("qk")]
-        old, new = (self.run(which, [*points, *turned]) for which in ("old", "new"))
+        taken = [*self.points, *self._turned]
+        old, new = (self.run(which, taken) for which in ("old", "new"))
         if self.method == "atp*":
-            sizes = [self._of_cells(parts, abs) for parts in self._each_dropped(points, old, new)]
-            values = np.sum(sizes, 0) / self._others(len(sizes))
+            values = self._each_dropped(old, new)
         else:
             linear = self._along_each if self.method == "ig-activations" else self._linear
-            values = self._of_cells(linear(points, old, new)) + old.metric.double().cpu().numpy()[:, None]
+            values = linear(old, new) + old.metric.double().cpu().numpy()[:, None]
         inner = self.experiment.plan.grid.offsets[0]
         cells = [first + inner for at, _ in enumerate(self.prompts) for _, first in self._rows(at)]
         return self.results(np.concatenate(cells), values.ravel(), old, new)
@@ -274,55 +287,74 @@ class _Cells(Estimates):
         grid, prompt = self.experiment.plan.grid, self.prompts[at]
         return [(grid.touched(prompt, where), first) for where, first in grid.outer(prompt)]
 
+    @property
+    def read(self) -> list[str]:
+        """Full names of all activations that are held."""
+        return [*self.points, *self._turned, *self._patterns[:1]]
+
+    @cached_property
+    def _asked(self) -> list[int]:
+        """The layers whose softmax is taken anew."""
+        names = [name for name in self.points if self.method == "atp*" and name.endswith(ASKING)]
+        return sorted({layer_of(name) or 0 for name in names})
+
+    @property
+    def _turned(self) -> list[str]:
+        """Queries and keys as attention takes them, of these layers."""
+        return [point(name, layer) for layer in self._asked for name in self.experiment.need.taken("qk")]
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [point("pattern", layer) for layer in self._asked]
+
     def _others(self, n_layers: int) -> np.ndarray:
-        """For each cell, the layers that may be dropped beside its own."""
-        through = [all(touch.site in INSIDE for touch in touched) for touched, _ in self._rows(0)]
-        inner = len(self.experiment.plan.grid.offsets[0])
-        return np.where(np.repeat(through, inner), n_layers, max(1, n_layers - 1))
+        """For each cell, the layers that may be dropped: without its own, which would leave nothing of it."""
+        found = []
+        for touched, _ in self._rows(0):
+            own = {touch.layer for touch in touched}
+            found.append(n_layers - (len(own) == 1 and not any(touch.site in INSIDE for touch in touched)))
+        return np.repeat(found, len(self.experiment.plan.grid.offsets[0]))
 
-    def _linear(self, points: Sequence[str], old: Upward, new: Upward) -> Parts:
-        found = Parts()
-        for slopes in self.slopes(old, points):
-            for name, gradient in slopes.gradients[None].items():
-                added = self.share * _summed(name, new.values[name] - old.values[name], gradient)
-                found[name] = found[name] + added if name in found else added
-        return found
+    def _linear(self, old: Upward, new: Upward) -> np.ndarray:
+        cells = self._nothing()
+        for slopes in self.slopes(old, self.points):
+            for name, gradient in slopes.gradients.items():
+                self._add(cells, name, self.share * _summed(name, new.values[name] - old.values[name], gradient))
+        return cells
 
-    def _along_each(self, points: Sequence[str], old: Upward, new: Upward) -> Parts:
+    def _along_each(self, old: Upward, new: Upward) -> np.ndarray:
         """Each point goes from one run to the other by itself, the rest follows."""
-        found = Parts()
+        cells = self._nothing()
         _, edits = self.side("old")
-        for name in points:
+        for name in self.points:
             start, change = layer_of(name) or 0, _difference(new.values[name], old.values[name])
             mean = torch.zeros_like(change)
             for step in range(self.steps):
                 put_in = [*edits, Replace(old.values[name] + (step + 0.5) / self.steps * change, name)]
-                along = self.gradients.up(old.streams[start], edits=put_in, start=start)
+                along = self.gradients.up(old.streams[start], edits=put_in, start=start, measured=False)
                 for slopes in self.gradients.down(along, [name], edits=put_in):
-                    mean += slopes.gradients[None].get(name, 0) / self.steps
-            found[name] = _summed(name, change, mean)
-        return found
+                    mean += slopes.gradients.get(name, 0) / self.steps
+            self._add(cells, name, _summed(name, change, mean))
+        return cells
 
-    def _each_dropped(self, points: Sequence[str], old: Upward, new: Upward) -> list[Parts]:
-        """The parts of the estimate, for each layer that is dropped."""
-        layers = self._asked(points)
-        patterns = [point("pattern", layer) for layer in layers]
-        single = not layers or _at_one_position(self._rows(0))
-        found = [Parts() for _ in range(self.experiment.model.config.n_layers)]
-        for slopes in self.slopes(old, [*points, *patterns], drops=True):
-            made: dict[int | None, Parts] = {}
-            for dropped, gradients in slopes.gradients.items():
-                made[dropped] = {
-                    name: self._softmax_anew(name, gradients[point("pattern", slopes.layer)], old, new, single=single)
-                    if name.endswith(ASKING)
-                    else _summed(name, new.values[name] - old.values[name], gradients[name])
-                    for name in gradients
-                    if name in points
-                }
-            for dropped, parts in enumerate(found):
-                for name, part in made.get(dropped, made[None]).items():
-                    parts[name] = parts[name] + part if name in parts else part
-        return found
+    def _each_dropped(self, old: Upward, new: Upward) -> np.ndarray:
+        """The mean size of the estimate, over the layers that are dropped."""
+        n_layers = self.experiment.model.config.n_layers
+        drops = n_layers > 1  # a single layer has none beside it
+        single = not self._asked or _at_one_position(self._rows(0))
+        cells = [self._nothing() for _ in range(n_layers if drops else 1)]
+        for slopes in self.slopes(old, [*self.points, *self._patterns], drops=drops):
+            here = range(slopes.layer if drops else 1) if slopes.dropped is None else [slopes.dropped]
+            for name in (name for name in slopes.gradients if name in self._touches):
+                if name.endswith(ASKING):
+                    gradient = slopes.gradients[point("pattern", slopes.layer)]
+                    part = self._softmax_anew(name, gradient, old, new, single=single)
+                else:
+                    part = _summed(name, new.values[name] - old.values[name], slopes.gradients[name])
+                for dropped in here:
+                    self._add(cells[dropped], name, part)
+        others = self._others(n_layers) if drops else 1
+        return sum((np.abs(each) for each in cells), self._nothing()) / others
 
     def _softmax_anew(self, name: str, gradient: Tensor, old: Upward, new: Upward, *, single: bool) -> Tensor:
         layer, taken = layer_of(name) or 0, self.experiment.need.taken("qk")
@@ -332,22 +364,26 @@ class _Cells(Estimates):
             attn, (before[0], before[1]), (after[0], after[1]), gradient, which=name[-1], single=single
         )
 
-    def _asked(self, points: Sequence[str]) -> list[int]:
-        """The layers whose softmax is taken anew."""
-        return sorted({layer_of(name) or 0 for name in points if self.method == "atp*" and name.endswith(ASKING)})
-
-    def _of_cells(self, parts: Parts, of: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-        """``[prompt cell]``."""
-        grid = self.experiment.plan.grid
-        held = {name: part.double().cpu().numpy() for name, part in parts.items()}
-        found = []
+    @cached_property
+    def _touches(self) -> dict[str, list[tuple[int, int, Touch]]]:
+        """By full name: the prompt, the row of its cells and how they touch it."""
+        found: dict[str, list[tuple[int, int, Touch]]] = {}
         for at, _ in enumerate(self.prompts):
-            for touched, _ in self._rows(at):
-                total = np.zeros(len(grid.offsets[0]))
+            for row, (touched, _) in enumerate(self._rows(at)):
                 for touch in touched:
-                    total = total + _cells_of(held[touch.point][at], touch, grid.inner)
-                found.append(total if of is None else of(total))
-        return np.concatenate(found).reshape(len(self.prompts), -1)
+                    found.setdefault(touch.point, []).append((at, row, touch))
+        return found
+
+    def _nothing(self) -> np.ndarray:
+        """``[prompt cell]``, 0."""
+        return np.zeros((len(self.prompts), len(self._rows(0)) * len(self.experiment.plan.grid.offsets[0])))
+
+    def _add(self, cells: np.ndarray, name: str, part: Tensor) -> None:
+        """Adds what a point brings to the cells that touch it."""
+        grid, inner = self.experiment.plan.grid, len(self.experiment.plan.grid.offsets[0])
+        held = part.double().cpu().numpy()
+        for at, row, touch in self._touches[name]:
+            cells[at, row * inner : (row + 1) * inner] += _cells_of(held[at], touch, grid.inner)
 
 
 def _difference(new: Tensor, old: Tensor) -> Tensor:
@@ -359,7 +395,8 @@ def _summed(name: str, difference: Tensor, gradient: Tensor) -> Tensor:
     """What each element adds, over the axes that no cell tells apart."""
     product = torch.where(gradient == 0, torch.zeros_like(gradient), difference * gradient)
     axes = axes_of(name.rpartition("hook_")[2])  # the batch stays
-    return product.sum([at for at, axis in enumerate(axes) if axis in SUMMED])
+    summed = [at for at, axis in enumerate(axes) if axis in SUMMED]
+    return product.sum(summed) if summed else product
 
 
 def _cells_of(part: np.ndarray, touch: Touch, inner: Sequence[str]) -> np.ndarray:

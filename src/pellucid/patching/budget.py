@@ -123,7 +123,7 @@ class Budget:
         """
         config, attention = self.config, self.config.attention
         streams = (2 * config.n_layers + 12) * config.d_model * length
-        graph = 4 * self.token // self.itemsize * length + 6 * attention.n_heads * length**2
+        graph = 4 * self.token // self.itemsize * length + 10 * attention.n_heads * length**2
         kept = 3 * elements(config, points, length) + 6 * rows * config.vocab_out + held
         each = self.itemsize * (streams + graph + kept)
         if each > self.limit:

@@ -24,6 +24,11 @@ LARGE = 0.1
 MISSED = 0.1
 """Of its exact effect: an estimate below that has missed it."""
 WORST = 20
+SAME = (
+    *("metric", "direction", "site", "groups", "corrupt", "freeze"),
+    *("senders", "receivers", "through", "norm"),
+)
+"""Settings in which an estimate and what it is compared with must agree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +124,14 @@ class Comparison:
         return f"{self.method}: rank correlation {self.rank_correlation:.3f}, {lost} of the {k} largest missed"
 
 
+def _same_runs(exact: Measurement, estimate: Measurement) -> bool:
+    """Whether the unpatched runs gave the same numbers, as far as rounding goes."""
+    if exact.shape[exact.dims.index("prompt")] != estimate.shape[estimate.dims.index("prompt")]:
+        return False
+    sides = [[x.dataset[side].values.astype(float) for side in ("clean", "corrupted")] for x in (exact, estimate)]
+    return bool(np.allclose(*sides, rtol=1e-2, atol=1e-3, equal_nan=True))
+
+
 def compare(exact: Measurement, estimate: Measurement) -> Comparison:
     """How well an estimate agrees with the exact sweep of the same cells.
 
@@ -140,9 +153,13 @@ def compare(exact: Measurement, estimate: Measurement) -> Comparison:
         (True, [])
     """
     told, ours = exact.record.settings, estimate.record.settings
-    for what in ("metric", "direction"):
-        if told.get(what) != ours.get(what):
+    for what in SAME:
+        if (told.get(what) or None) != (ours.get(what) or None):
             raise ArgumentError(f"both must have one {what}, got {told.get(what)} and {ours.get(what)}")
+    if exact.record.model != estimate.record.model or not _same_runs(exact, estimate):
+        raise ArgumentError(
+            "both must be of one model and the same prompts, got other values of the runs that are not patched"
+        )
     if "method" in told or "method" not in ours:
         raise ArgumentError(
             "the first must be exact, the second an estimate, got others; give sweep's, then attribute's"
@@ -160,4 +177,6 @@ def compare(exact: Measurement, estimate: Measurement) -> Comparison:
     names = effect.mean("prompt").labels
     there = ~np.isnan(true) & ~np.isnan(guess)
     labels = [name for name, kept in zip(names, there, strict=True) if kept]
+    if not labels:
+        raise ArgumentError("there must be one cell at least that can be, got none; look at senders and receivers")
     return Comparison(labels, true[there], guess[there], exact.unit, str(ours["method"]), unsigned)

@@ -162,7 +162,7 @@ class Experiment:
         return Plainly(
             *(self.model, self.plan.grid, self.metric, self.pairs),
             freeze=self.plan.grid.question.freeze,
-            reference=lambda prompt: self._logits(self._clean, prompt)[0],
+            reference=self.reference,
         )
 
     @torch.no_grad()
@@ -170,9 +170,18 @@ class Experiment:
         """The metric of one of a prompt's two runs."""
         return float(self.measure(self._logits(side, prompt), prompt))
 
-    def measure(self, logits: Float[Tensor, "1 row d_vocab"], prompt: int) -> Float[Tensor, "1"]:
-        """The metric of logits at its rows."""
-        return self._plainly.measured(logits, prompt)
+    def measure(
+        self, logits: Float[Tensor, "1 row d_vocab"], prompt: int, reference: Tensor | None = None
+    ) -> Float[Tensor, "1"]:
+        """The metric of logits at its rows; `reference`: what `reference` gave for this prompt, where it is known."""
+        plainly = self._plainly
+        if reference is not None:
+            plainly.reference = lambda prompt: reference
+        return plainly.measured(logits, prompt)
+
+    def reference(self, prompt: int) -> Float[Tensor, "row d_vocab"]:
+        """Logits of a prompt's clean run at the metric's rows."""
+        return self._logits(self._clean, prompt)[0]
 
     @torch.no_grad()
     def _logits(self, side: Side, prompt: int) -> Float[Tensor, "1 row d_vocab"]:

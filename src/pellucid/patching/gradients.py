@@ -65,8 +65,9 @@ class Slopes:
     """What one layer gives on the way down."""
 
     layer: int
-    gradients: dict[int | None, Parts]
-    """By the layer that is dropped, None where none is. To drop one that lies below this layer changes nothing here."""
+    dropped: int | None
+    """The layer that passes no gradient back: this one, or one above it; None: none. One below changes nothing here."""
+    gradients: Parts
 
 
 class Gradients:
@@ -79,12 +80,19 @@ class Gradients:
     """
 
     def __init__(self, model: HookedTransformer, measure: Measure, rows: Tensor | None) -> None:
-        self.model, self.measure = model, measure
-        self.at: dict[str, Any] = {} if rows is None else {"logits_at": rows}
+        self.model, self.measure, self.rows = model, measure, rows
         self.end = max(1, model.config.n_layers)
 
     @torch.no_grad()
-    def up(self, x: Tensor, reads: Sequence[str] = (), *, edits: Sequence[Edit] = (), start: int = 0) -> Upward:
+    def up(
+        self,
+        x: Tensor,
+        reads: Sequence[str] = (),
+        *,
+        edits: Sequence[Edit] = (),
+        start: int = 0,
+        measured: bool = True,
+    ) -> Upward:
         """A run.
 
         Args:
@@ -92,12 +100,15 @@ class Gradients:
             reads: Full names of what is kept.
             edits: Made in this run.
             start: The layer that it begins at.
+            measured: Whether its metric is wanted; else the last layer is not run.
         """
         streams, values = [x], Parts()
-        for layer in range(start, self.end):
+        for layer in range(start, self.end if measured else self.end - 1):
             out, found = self._layer(streams[-1], layer, edits, reads)
             streams.append(out)
             values.update(found)
+        if not measured:
+            return Upward(start, streams, values, torch.empty(0))
         return Upward(start, streams[:-1], values, self.measure(streams[-1]))
 
     def down(
@@ -128,42 +139,36 @@ class Gradients:
                 )
             if drops:
                 above[layer] = above[None]
-            found, above = self._back(target, x, taps, stops, layer, above)
-            yield Slopes(layer, found)
-
-    def _back(
-        self,
-        target: Tensor,
-        x: Tensor,
-        taps: Sequence[Tap],
-        stops: Sequence[Dropped],
-        layer: int,
-        above: Mapping[int | None, Tensor | None],
-    ) -> tuple[dict[int | None, Parts], dict[int | None, Tensor | None]]:
-        """Gradients at the taps and at what a layer began with, by the layer that is dropped."""
-        kept = {tap.name: tap.kept for tap in taps if tap.kept is not None}
-        inputs = [*kept.values(), *([x] if x.requires_grad else [])]
-        found: dict[int | None, Parts] = {}
-        below: dict[int | None, Tensor | None] = {}
-        for number, (dropped, gradient) in enumerate(above.items()):
-            for stop in stops:
-                stop.now = dropped == layer
-            more = number + 1 < len(above)
-            slopes = torch.autograd.grad(target, inputs, gradient, retain_graph=more, allow_unused=True)
-            slopes = [torch.zeros_like(at) if g is None else g for at, g in zip(inputs, slopes, strict=True)]
-            found[dropped] = dict(zip(kept, slopes, strict=False))
-            below[dropped] = slopes[-1] if x.requires_grad else None
-        return found, below
+            kept = {tap.name: tap.kept for tap in taps if tap.kept is not None}
+            inputs = [*kept.values(), *([x] if x.requires_grad else [])]
+            below: dict[int | None, Tensor | None] = {}
+            for number, (dropped, gradient) in enumerate(above.items()):
+                for stop in stops:
+                    stop.now = dropped == layer
+                more = number + 1 < len(above)
+                slopes = torch.autograd.grad(target, inputs, gradient, retain_graph=more, allow_unused=True)
+                slopes = [torch.zeros_like(at) if g is None else g for at, g in zip(inputs, slopes, strict=True)]
+                below[dropped] = slopes[-1] if x.requires_grad else None
+                yield Slopes(layer, dropped, dict(zip(kept, slopes, strict=False)))
+            above = below
 
     def _layer(
         self, x: Tensor, layer: int, edits: Sequence[Edit], reads: Sequence[str]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """What a layer makes of tokens or of the stream: the stream, or logits behind the last one."""
         where: dict[str, Any] = {"start_at_layer": layer} if x.is_floating_point() else {}
-        where |= self.at if layer == self.end - 1 else {"stop_at_layer": layer + 1}
+        last = layer == self.end - 1
+        looked_at = [*reads, *(edit.name for edit in edits if isinstance(edit, AtPoint))]
+        whole = last and any(name.startswith("ln_final") for name in looked_at)  # there all positions must pass
+        if not last:
+            where["stop_at_layer"] = layer + 1
+        elif self.rows is not None and not whole:
+            where["logits_at"] = self.rows
         here = [name for name in reads if layer_of(name) in (layer, None)]
-        run = self.model.run(x, edits=list(edits), reads=here, padding_side="right", **where)
-        return run.logits, run.cache
+        out, cache = self.model.run(x, edits=list(edits), reads=here, padding_side="right", **where)
+        if whole and self.rows is not None:
+            out = out[torch.arange(len(out), device=out.device)[:, None], self.rows]
+        return out, cache
 
     def _written(self, layer: int) -> list[str]:
         names = (f"blocks.{layer}.hook_{part}_out" for part in ("attn", "mlp"))

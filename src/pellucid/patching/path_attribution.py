@@ -4,6 +4,7 @@ In: who sends and who receives, and a method. Out: the Measurement of `paths`, o
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -114,26 +115,38 @@ class _Edges(Estimates):
     @property
     def held(self) -> int:
         """Elements that are held for each prompt beside activations."""
-        each = self.length * self.experiment.model.config.d_model
-        return len(self._grid.senders) * each + 2 * int(np.prod(self._grid.shape[1:]))
+        width = self.experiment.model.config.d_model
+        elements = sum(1 if sender.kind == "neuron" else width for sender in self._grid.senders)
+        most = max(1, *(len(names) for names in self._by_point.values())) if self._by_point else 1
+        return self.length * (elements + 4 * most * len(self._grid.senders)) + 4 * int(np.prod(self._grid.shape[1:]))
 
     def estimated(self) -> dict[str, Tensor]:
         """Their cells, their values, and the metric of each prompt's two runs."""
         grid, reads = self._grid, self._reads()
         old, new = self.run("old", self._writes), self.run("new", self._writes)
-        changes, found = self._changes(old, new), np.zeros((len(self.prompts), *grid.shape[1:]))
+        found = np.zeros((len(self.prompts), *grid.shape[1:]))
+        blocks = self._blocks(old, new)
         for slopes in self.slopes(old, self.points):
-            gradients = slopes.gradients[None]
-            for name, receiver, number, at in (read for read in reads if read[0] in gradients):
-                gradient = gradients[name]
-                gradient = gradient if gradient.ndim == 3 else gradient[:, :, receiver.index]
-                by_pos = torch.einsum("bspm,bpm->bsp", changes, gradient).double().cpu().numpy()
-                by_pos *= self.share * self._arrives(receiver)[:, None]
-                for prompt, edges in enumerate(by_pos):
-                    found[prompt, :, number, at] += self._told_apart(self.prompts[prompt], edges)
+            for name, gradient in slopes.gradients.items():
+                there = [read for read in reads if read[0] == name]
+                heads = [receiver.index for _, receiver, *_ in there]
+                by_receiver = gradient[:, :, None] if gradient.ndim == 3 else gradient[:, :, heads]
+                by_pos = np.concatenate([block.towards(by_receiver) for block in blocks], 2)[:, :, self._order]
+                for number, (_, receiver, at, of) in enumerate(there):
+                    arrived = by_pos[..., number] * (self.share * self._arrives(receiver))
+                    for prompt, edges in enumerate(arrived):
+                        found[prompt, :, at, of] += self._told_apart(self.prompts[prompt], edges.T)
         values = found.reshape(len(self.prompts), -1) + old.metric.double().cpu().numpy()[:, None]
         cells = np.array(self.prompts)[:, None] * values.shape[1] + np.arange(values.shape[1])
         return self.results(cells.ravel(), values.ravel(), old, new)
+
+    @property
+    def _by_point(self) -> dict[str, list[int]]:
+        """Numbers of the receivers at each point."""
+        found: dict[str, list[int]] = {}
+        for name, _, number, _ in self._reads():
+            found.setdefault(name, []).append(number)
+        return found
 
     def _reads(self) -> list[tuple[str, Component, int, int]]:
         """Points where receivers read: the receiver, and the numbers of it and of the input."""
@@ -148,11 +161,33 @@ class _Edges(Estimates):
     def _writes(self) -> list[str]:
         return list(dict.fromkeys(map(_written_at, self._grid.senders)))
 
-    def _changes(self, old: Upward, new: Upward) -> Float[Tensor, "prompt sender pos d_model"]:
-        """By how much what each sender writes differs between the two runs."""
-        model = self.experiment.model
-        change = {name: new.values[name] - old.values[name] for name in self._writes}
-        return torch.stack([_written(model, sender, change[_written_at(sender)]) for sender in self._grid.senders], 1)
+    def _blocks(self, old: Upward, new: Upward) -> list["_Block"]:
+        """By how much what senders write differs between the two runs, senders of one kind and layer together."""
+        found = []
+        for (name, neurons), numbers in self._together.items():
+            senders, change = [self._grid.senders[at] for at in numbers], new.values[name] - old.values[name]
+            layer = self.experiment.model.blocks[senders[0].layer] if senders[0].kind != "embed" else None
+            chosen = [sender.index for sender in senders]
+            if neurons and layer is not None and layer.mlp is not None:
+                found.append(_Block(change[:, :, chosen], layer.mlp.W_out[chosen]))
+            elif senders[0].kind == "head" and layer is not None:
+                found.append(_Block(torch.einsum("bphd,hdm->bphm", change[:, :, chosen], layer.attn.W_O[chosen])))
+            else:
+                found.append(_Block(change[:, :, None].expand(-1, -1, len(senders), -1)))
+        return found
+
+    @cached_property
+    def _together(self) -> dict[tuple[str, bool], list[int]]:
+        """Numbers of the senders that are told by one point."""
+        found: dict[tuple[str, bool], list[int]] = {}
+        for at, sender in enumerate(self._grid.senders):
+            found.setdefault((_written_at(sender), sender.kind == "neuron"), []).append(at)
+        return found
+
+    @property
+    def _order(self) -> np.ndarray:
+        """Where among the blocks each sender is."""
+        return np.argsort([at for numbers in self._together.values() for at in numbers])
 
     def _arrives(self, receiver: Component) -> np.ndarray:
         """1 for each sender whose change reaches the receiver; without residual connections only the nearest's does."""
@@ -180,11 +215,18 @@ def _written_at(sender: Component) -> str:
     return point(SITES[sender.kind], None if sender.kind == "embed" else sender.layer)
 
 
-@torch.no_grad()
-def _written(model: HookedTransformer, sender: Component, change: Tensor) -> Float[Tensor, "prompt pos d_model"]:
-    """What a sender's change is in the stream."""
-    if sender.kind == "head":
-        return change[:, :, sender.index] @ model.blocks[sender.layer].attn.W_O[sender.index]
-    if sender.kind == "neuron" and (mlp := model.blocks[sender.layer].mlp) is not None:
-        return change[:, :, sender.index, None] * mlp.W_out[sender.index]
-    return change
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Changes of some senders of one kind and layer."""
+
+    change: Tensor
+    """``[prompt pos sender d_model]``; ``[prompt pos sender]`` of neurons."""
+    out: Tensor | None = None
+    """``[sender d_model]``: what each neuron writes."""
+
+    @torch.no_grad()
+    def towards(self, gradient: Float[Tensor, "prompt pos receiver d_model"]) -> np.ndarray:
+        """``[prompt pos sender receiver]``: what the changes mean to what some receivers read."""
+        if self.out is None:
+            return (self.change @ gradient.mT).double().cpu().numpy()
+        return ((gradient @ self.out.T).mT * self.change[..., None]).double().cpu().numpy()

@@ -6,6 +6,7 @@ In: a model, pairs of prompts, who sends and who receives. Out: a `Measurement`
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,10 +175,17 @@ class AskedPaths(Asked):
     def settings(self, experiment: Experiment) -> dict[str, Any]:
         """What a record must tell."""
         grid = experiment.plan.grid
+        receivers = grid.receivers if isinstance(grid, PathGrid) else {}
         found = super().settings(experiment)
         del found["site"], found["freeze"]
-        told = {"senders": _ranges(grid.labels["sender"]), "receivers": _ranges(grid.labels["receiver"])}
+        inputs = [f"{receiver.label}:{'+'.join(names)}" for receiver, names in receivers.items()]
+        told = {"senders": _ranges(grid.labels["sender"]), "receivers": _ranges(inputs)}
         return found | told | {"over": list(grid.labels), "through": self.through, "norm": self.norm}
+
+    def values(self) -> dict[str, str]:
+        """What settings do not tell in full: each sender, and each receiver with its inputs."""
+        told = repr((self.senders, self.receivers)).encode()
+        return super().values() | {"paths": sha256(told).hexdigest()[:16]}
 
     def _axis(self, pairs: Pairs) -> str | None:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)

@@ -53,12 +53,11 @@ def _one_key(
 
     Of a query's strongest key, beside which the others may be too small to tell, the softmax is taken anew.
     """
-    rise = torch.where(pattern > 0, after - before, torch.zeros_like(after))
     mean = (pattern * gradient).sum(-1, keepdim=True)
-    up, down = rise.clamp(min=0), rise.clamp(max=0)
-    grown = pattern * (torch.exp(down) - torch.exp(-up))  # pattern (eʳ − 1), divided by eʳ where r > 0
-    whole = (1 - pattern) * torch.exp(-up) + pattern * torch.exp(down)
+    others = before.logsumexp(-1, keepdim=True) + torch.log1p(-pattern)  # of the exponentials of all other scores
+    weight = torch.sigmoid(after - others)
     strongest = before.argmax(-1, keepdim=True)
     anew = pattern_of(before.scatter(-1, strongest, after.gather(-1, strongest)))
     change = ((anew - pattern) * gradient).sum(-1, keepdim=True)
-    return (grown * (gradient - mean) / whole).scatter(-1, strongest, change)
+    changes = (weight - pattern) * (gradient - mean) / (1 - pattern)
+    return changes.scatter(-1, strongest, change)

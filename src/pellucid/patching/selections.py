@@ -96,6 +96,8 @@ class Selection:
         Raises:
             ArgumentError: Something among them cannot send, or is not there.
         """
+        if not self.parts:
+            raise ArgumentError("senders must name one part at least, got none; such as 'heads'")
         found = dict.fromkeys(component for part in self.parts for component, _ in part.found(config))
         for component in found:
             if component.kind in ("kv_head", "logits"):
@@ -111,6 +113,8 @@ class Selection:
         Raises:
             ArgumentError: Something among them cannot receive, or is not there.
         """
+        if not self.parts:
+            raise ArgumentError("receivers must name one part at least, got none; such as 'logits'")
         grouped = config.attention.kv_heads != config.attention.n_heads
         found: dict[Component, set[str]] = {}
         for part in self.parts:
@@ -123,8 +127,13 @@ class Selection:
                 for component, inputs in part.found(config):
                     found.setdefault(component, set()).update(inputs)
                 continue
+            if part.kind == "kv_head" and "q" in part.inputs:
+                raise ArgumentError(
+                    f"a key/value head must receive by k or v, got {part.layer}.kv{part.index}:{part.inputs}; queries "
+                    f"are those of a head, such as '{part.layer}.{part.index}:q'"
+                )
             for name in part.inputs or ("kv" if part.kind == "kv_head" else "qkv"):
-                theirs = part if not grouped or part.kind == "kv_head" or name == "q" else _keyed(part, whole)
+                theirs = part if not grouped or part.kind == "kv_head" or name == "q" else _keyed(part, whole, config)
                 for component, _ in [] if theirs is None else theirs.found(config):
                     own = Component("head", component.layer, component.index) if not grouped else component
                     found.setdefault(own, set()).add(name)
@@ -168,6 +177,7 @@ def logits() -> Selection:
 def selection(told: "Selection | str | Sequence[str]") -> Selection:
     """A selection from names, such as ``"0.1"``, ``"9.kv1"``, ``"mlp3"``, ``"L8N2744"``, ``"embed"``, ``"logits"``.
 
+    A single head of a model that shares key/value heads receives by q alone; its keys are those of ``"9.kv1"``.
     ``"heads"``, ``"mlps"`` and ``"neurons"`` are all of them; ``"9.6:qk"`` and ``"heads:q"`` say by what heads receive.
 
     Raises:
@@ -201,11 +211,12 @@ def _named(told: str) -> Selection:
     )
 
 
-def _keyed(part: Part, whole: bool) -> Part | None:
+def _keyed(part: Part, whole: bool, config: Config) -> Part | None:
     if not whole and part.inputs:
+        shared = (part.index or 0) // (config.attention.n_heads // config.attention.kv_heads)
         raise ArgumentError(
             f"keys and values belong to key/value heads here, got {part.layer}.{part.index}:{part.inputs}; "
-            f"say '{part.layer}.kv0'"
+            f"say '{part.layer}.kv{shared}'"
         )
     return Part("kv_head", part.layer) if whole else None
 

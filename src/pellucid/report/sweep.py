@@ -134,13 +134,13 @@ def _pictures(page: Page, effect: Measurement) -> None:
     unit = "change of the metric" if shares is None else "0 is the corrupted run, 1 the clean one"
     many = f"the mean over {effect.shape[0]} prompts" if effect.shape[0] > 1 else "one prompt"
     page.section("Cell by cell")
-    for told, part in _planes(drawn):
+    planes = _planes(drawn)
+    for told, part in planes[:PICTURES]:
         page.figure(
             plot(part, title=told), f"{f'{told}: each' if told else 'Each'} cell patched alone, {many}; {unit}."
         )
-    left = int(np.prod(drawn.shape[:-2])) - PICTURES if len(drawn.dims) > 2 else 0
-    if left > 0:
-        page.text(f"{left} more pictures are left out; the numbers are in the file beside this page.")
+    if len(planes) > PICTURES:
+        page.text(f"{len(planes) - PICTURES} more pictures are left out; the numbers are in the file beside this page.")
 
 
 def _planes(drawn: Measurement) -> list[tuple[str, Measurement]]:
@@ -154,7 +154,7 @@ def _planes(drawn: Measurement) -> list[tuple[str, Measurement]]:
     for label in drawn.dataset[axis].values.tolist():
         for told, part in _planes(drawn.sel(**{axis: label})):
             found.append((", ".join(filter(None, [f"{axis} {label}", told])), part))
-    return found[:PICTURES]
+    return found
 
 
 def _table(page: Page, effect: Measurement, cells: Sequence[Cell]) -> None:
