@@ -1,6 +1,7 @@
 """The activations of one run, by name.
 
-In: what a run read. Out: the same, found by full name or by shorthand, moved, sliced, saved.
+In: what a run read. Out: the same, found by full name or by shorthand, moved, sliced, saved; and stacked by component
+of the stream, by the methods of `model/stacks.py`.
 """
 
 import json
@@ -15,12 +16,13 @@ from pellucid.base.errors import ArgumentError, CheckpointError, UnknownNameErro
 from pellucid.base.files import written_aside
 from pellucid.hooks.index import Index, plain
 from pellucid.hooks.names import ON_DEMAND, axes, get_act_name, layer_of, short_name
+from pellucid.model.stacks import Stacks
 
 PosSlice: TypeAlias = Index
 """Some prompts or positions: a number, several, a slice; None for all."""
 
 
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(Stacks, Mapping[str, Tensor]):
     """A mapping from names to activations.
 
     `cache["blocks.0.attn.hook_pattern"]`, `cache["pattern", 0]` and `cache["pattern", 0, "attn"]` are the same; a
@@ -104,6 +106,14 @@ class ActivationCache(Mapping[str, Tensor]):
         chosen = {name: sliced(name, x, pos_slice, self.has_batch_dim) for name, x in self.cache_dict.items()}
         return ActivationCache(chosen, self.model, self.has_batch_dim)
 
+    def at_positions(self, pos_slice: PosSlice) -> Mapping[str, Tensor]:
+        """The activations at some positions, each sliced when it is asked for; a single number takes the axis away."""
+        return self if pos_slice is None else _AtPositions(self, pos_slice)
+
+    def _of_prompts(self, x: Tensor, axis: int, batch_slice: PosSlice) -> Tensor:
+        """Some prompts of a tensor whose prompts lie on this axis; a single number takes the axis away."""
+        return _along(axis, "prompt", x, plain(batch_slice, "batch_slice"))
+
     def save(self, folder: str | Path) -> None:
         """Writes a folder of safetensors files, one for each layer; all of it or nothing.
 
@@ -184,6 +194,25 @@ class ActivationCache(Mapping[str, Tensor]):
         if layer is not None and layers and layer not in layers:
             return UnknownNameError(f"the cache has no {key!r}; layers are {min(layers)}..{max(layers)}")
         return UnknownNameError(f"the cache has no {key!r}{nearest(name, known or list(self))}")
+
+
+class _AtPositions(Mapping[str, Tensor]):
+    """A cache at some positions, which holds nothing itself."""
+
+    def __init__(self, cache: ActivationCache, pos_slice: PosSlice) -> None:
+        self.cache, self.pos_slice = cache, pos_slice
+
+    def __getitem__(self, key: str) -> Tensor:
+        return sliced(key, self.cache[key], self.pos_slice, self.cache.has_batch_dim)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.cache
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cache)
+
+    def __len__(self) -> int:
+        return len(self.cache)
 
 
 def sliced(name: str, x: Tensor, pos_slice: PosSlice, has_batch_dim: bool = True) -> Tensor:

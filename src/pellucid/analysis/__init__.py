@@ -6,23 +6,32 @@ from pellucid.base.lazy import lazy
 
 if TYPE_CHECKING:
     from pellucid.analysis.attention import rest_scores
+    from pellucid.analysis.attribution import logit_attribution
     from pellucid.analysis.compose import composition
+    from pellucid.analysis.copying import copying_score
     from pellucid.analysis.heads import head_scores, prefix_matching, role_scores
     from pellucid.analysis.over_checkpoints import over_checkpoints
     from pellucid.analysis.repeated import predictions, repeated_tokens, unrepeated_tokens
     from pellucid.analysis.shifted import shifted_mlp
+    from pellucid.analysis.singular_tokens import svd_tokens
+    from pellucid.analysis.token_tables import ov_tokens, qk_tokens
     from pellucid.analysis.weights import two_head_circuit, two_head_matches
 
 _HOME_OF = {
     "composition": "pellucid.analysis.compose",
+    "copying_score": "pellucid.analysis.copying",
     "head_scores": "pellucid.analysis.heads",
+    "logit_attribution": "pellucid.analysis.attribution",
+    "ov_tokens": "pellucid.analysis.token_tables",
     "over_checkpoints": "pellucid.analysis.over_checkpoints",
     "predictions": "pellucid.analysis.repeated",
     "prefix_matching": "pellucid.analysis.heads",
+    "qk_tokens": "pellucid.analysis.token_tables",
     "repeated_tokens": "pellucid.analysis.repeated",
     "rest_scores": "pellucid.analysis.attention",
     "role_scores": "pellucid.analysis.heads",
     "shifted_mlp": "pellucid.analysis.shifted",
+    "svd_tokens": "pellucid.analysis.singular_tokens",
     "two_head_circuit": "pellucid.analysis.weights",
     "two_head_matches": "pellucid.analysis.weights",
     "unrepeated_tokens": "pellucid.analysis.repeated",
@@ -30,14 +39,19 @@ _HOME_OF = {
 
 __all__ = [
     "composition",
+    "copying_score",
     "head_scores",
+    "logit_attribution",
+    "ov_tokens",
     "over_checkpoints",
     "predictions",
     "prefix_matching",
+    "qk_tokens",
     "repeated_tokens",
     "rest_scores",
     "role_scores",
     "shifted_mlp",
+    "svd_tokens",
     "two_head_circuit",
     "two_head_matches",
     "unrepeated_tokens",
