@@ -15,7 +15,7 @@ from torch import Tensor
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Edit
 from pellucid.measurement import Measurement
-from pellucid.patching.attribution import Estimates, check_method, estimates
+from pellucid.patching.estimates import Estimates, check_method, estimates
 from pellucid.patching.gradients import Upward
 from pellucid.patching.path_plan import PathGrid, reaches, stage
 from pellucid.patching.path_streams import SITES
