@@ -50,7 +50,10 @@ class Measurement(Frame):
 
         Over ``prompt`` the variables ``low``, ``high`` and ``p_value`` come from
         `pellucid.maths.statistics.effect`, which says what the other arguments mean; one prompt has no
-        interval (NaN). Over any other axis it is a plain mean, and what an earlier mean over prompts said
+        interval (NaN). Where prompts have a second coordinate ``frame``, the template that each was made from,
+        it is frames that are counted, each with the same weight.
+
+        Over any other axis it is a plain mean, and what an earlier mean over prompts said
         about sureness falls away: average the other axes first. NaN anywhere makes the mean NaN.
 
         Raises:
@@ -65,8 +68,12 @@ class Measurement(Frame):
         parts = {}
         if dim == "prompt":
             values = np.moveaxis(self.values, self.dims.index(dim), 0)
-            found = statistics.effect(values, interval=interval, method=method, seed=seed)
-            attrs |= {"n": found.n, "interval": interval, "method": method, "seed": seed}
+            quiet = method != "bootstrap"  # tests say where their level may not hold: `significant`
+            found = statistics.effect(
+                values, interval=interval, method=method, seed=seed, frames=self._frames, quiet=quiet
+            )
+            attrs |= {"units": "prompts" if self._frames is None else "frames", "n": found.n}
+            attrs |= {"interval": interval, "method": method, "seed": seed}
             parts = {"value": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
             rest = rest.drop_vars("value")
         over = tuple(axis for axis in self.dims if axis != dim)
@@ -198,7 +205,7 @@ class Measurement(Frame):
         found = self.mean("prompt", seed=seed) if "prompt" in self.dims else self
         if correction == "max":
             by_prompt = np.moveaxis(self.values, self.dims.index("prompt"), 0)
-            p = statistics.max_statistic(by_prompt, seed=seed)
+            p = statistics.max_statistic(by_prompt, seed=seed, frames=self._frames)
         else:
             p = statistics.corrected(found._dataset["p_value"].values)
         data = found._dataset.assign(p_corrected=(found.dims, p))
@@ -238,6 +245,12 @@ class Measurement(Frame):
         record = self._record.add(settings={"chosen_on": {"prompts": labels, "by": by.name}})
         return self._framed(largest(data, k, "chosen_on"), record)
 
+    @property
+    def _frames(self) -> list[str] | None:
+        """The frame of each prompt, where prompts have them."""
+        told = self._dataset.coords.get("frame")
+        return [str(name) for name in told.values] if told is not None and told.dims == ("prompt",) else None
+
     def _check_signed(self) -> None:
         if "unsigned" in self._record.settings:
             raise ArgumentError(
@@ -264,9 +277,10 @@ class Measurement(Frame):
         axes = " × ".join(f"{dim} {size}" for dim, size in zip(self.dims, self.shape, strict=True)) or "one value"
         title, attrs = f"Measurement{f' {self.name}' if self.name else ''}: {axes}, {self.unit}", self._dataset.attrs
         if self.n == 1:
-            title += ", one prompt: no interval"
+            title += f", one {attrs.get('units', 'prompts')[:-1]}: no interval"
         elif self.n is not None:
-            title += f", mean of {self.n} prompts, {100 * attrs['interval']:g} % interval ({attrs['method']})"
+            sure = f"{100 * attrs['interval']:g} % interval ({attrs['method']})"
+            title += f", mean of {self.n} {attrs.get('units', 'prompts')}, {sure}"
         if "alpha" in attrs:
             title += f", significant at {attrs['alpha']:g} ({attrs['correction']})"
         best = self.top(k)

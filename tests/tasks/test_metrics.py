@@ -33,7 +33,7 @@ def of_row(name: str, x: list[float], reference: list[float], right, wrong, foll
     return {
         "LogitDiff": lambda: mean(right) - mean(wrong),
         "Logit": lambda: mean(right),
-        "ProbDiff": lambda: sum(math.exp(v - log_z) for v in right) - sum(math.exp(v - log_z) for v in wrong),
+        "ProbDiff": lambda: sum(math.exp(x[i] - log_z) for i in right) - sum(math.exp(x[i] - log_z) for i in wrong),
         "LogProb": lambda: mean(right) - log_z,
         "Rank": lambda: sum(value > max(x[i] for i in right) for value in x),
         "Accuracy": lambda: float(x.index(max(x)) in right),

@@ -84,8 +84,8 @@ def logit_attribution(
     if by in ("head", "neuron"):
         dims, coords = ("prompt", "layer", by), {"layer": layers}
         values = values.view(len(pairs), len(layers), asked.n_split)
-    if pairs.group is not None:
-        coords["group"] = ("prompt", list(pairs.group))
+    told = {name: getattr(pairs, name) for name in ("group", "frame")}
+    coords |= {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
     settings = {"by": by, "norm": "frozen", "at": "end", "metric": default_metric(pairs).name}
     return Measurement(
         values,

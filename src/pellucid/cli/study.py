@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli import attention_only, emergence
+from pellucid.cli import attention_only, emergence, ioi
 from pellucid.cli.options import AsJson, Batch, Debug, Model, Out, Overwrite, Seed, SeqLen, loaded, print_json, say
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
@@ -41,6 +41,9 @@ app.command("attention-only", short_help="Small language models are trained: whi
 app.command("emergence", short_help="Small models are trained: in how many do induction heads form?")(
     emergence.emergence
 )
+
+
+app.command("ioi", short_help="Indirect objects: which heads name the one that was not repeated?")(ioi.ioi)
 
 
 @app.command("induction", short_help="Prediction of random tokens that repeat.")

@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).parent / "data" / "gpt2-examples.json"
 TOLERANCE = 1e-3
 """Of a probability."""
 
+INTRODUCTION = "the introduction to TransformerLens, 2.x"
 ARTICLE = "How one can interpret GPT2-small"
 
 
@@ -59,6 +60,15 @@ FIGURES: Mapping[str, Mapping[str, Published]] = {
         "two_head_circuit_top1_query_per_key": Published(
             value=0.2283, label="4.11 → 5.5", source=ARTICLE, said=_CIRCUIT
         ),
+    },
+    "ioi": {
+        "paragraph_loss": Published(value=3.3063, source=INTRODUCTION, said="178 tokens with BOS"),
+        "sentence_loss": Published(value=3.624, source=INTRODUCTION, said="32 tokens with BOS, processed weights"),
+        "sentence_loss_head_0_8_zeroed": Published(
+            value=4.983, source=INTRODUCTION, said="processed weights; the prose says head 7, the code 8"
+        ),
+        "pair_logit_diff_clean": Published(value=4.276, source=INTRODUCTION, said="one pair of prompts"),
+        "pair_logit_diff_corrupted": Published(value=-2.738, source=INTRODUCTION, said="one pair of prompts"),
     },
 }
 """By study and figure, all of GPT-2 small. The article also calls 4.11 a strong previous-token head, and the effect of

@@ -173,7 +173,7 @@ class ProbDiff(LogitDiff):
     """The probability of all right answers together, minus that of all wrong ones (Hanna et al. 2023)."""
 
     name: ClassVar[str] = "ProbDiff"
-    unit: ClassVar[str] = "probability"
+    unit: ClassVar[str] = "fraction"
     needs_log_z: ClassVar[bool] = True
 
     def combine(

@@ -1,0 +1,261 @@
+"""What heads do on prompts with named positions: where they look, what they write for the answer, whom they serve.
+
+In: a model, pairs with positions, some heads. Out: Measurements `[prompt layer head]`. The roles of the indirect-object
+circuit are made of these numbers (`studies/ioi_heads.py`); none is read off a picture.
+
+Source: Wang et al. 2022, "Interpretability in the Wild".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.analysis.reading import chunks
+from pellucid.analysis.token_tables import ov_tokens
+from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
+from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.edits import Replace
+from pellucid.hooks.site import Site
+from pellucid.measurement import Measurement
+from pellucid.model.decompose import before_norm
+from pellucid.model.norms import widened
+from pellucid.patching.sites import point
+from pellucid.tasks.pairs import NONE, Pairs
+
+Head = tuple[int, int]
+"""Layer and number."""
+SCALE = "ln_final.hook_scale"
+
+
+@torch.no_grad()
+def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: str) -> Measurement:
+    """How much each head attends from one named position to another, in each clean prompt.
+
+    Args:
+        model: Model to read.
+        pairs: Prompts.
+        query: The position that attends.
+        key: The position that is attended to.
+
+    Returns:
+        ``[prompt layer head]``, attention mass.
+
+    Raises:
+        UnknownNameError: The pairs have no such position.
+
+    Example:
+        >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
+        >>> prompt = [0, 11, 12, 13, 14, 11]
+        >>> pairs = Pairs.from_tokens([prompt], [prompt], positions={"next": 2})
+        >>> attention_between(model, pairs, "end", "next").values[0, 1].min() > 0.9
+        True
+    """
+    q, k = (_places(pairs, name) for name in (query, key))
+    names = [point("pattern", layer) for layer in range(model.config.n_layers)]
+    parts = []
+    for rows, cache in _read(model, pairs, names):
+        at = torch.arange(len(q[rows]))
+        patterns = [widened(cache[name][at, :, q[rows], k[rows]]) for name in names]
+        parts.append(torch.stack(patterns, 1).cpu())
+    settings = {"query": query, "key": key}
+    return _by_head(model, torch.cat(parts), pairs, "attention mass", f"attention, {query} → {key}", settings)
+
+
+@torch.no_grad()
+def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurement, Measurement]:
+    """The mean attention to the token before, from the third token on, and what uniform attention would give.
+
+    Returns:
+        Score and control, ``[prompt layer head]``, attention mass.
+    """
+    names = [point("pattern", layer) for layer in range(model.config.n_layers)]
+    scores = []
+    for rows, cache in _read(model, pairs, names):
+        stripes = torch.stack([widened(cache[name]).diagonal(-1, -2, -1) for name in names], 1)[..., 1:]
+        there = pairs.mask[rows, 2:].to(stripes)[:, None, None]
+        scores.append(((stripes * there).sum(-1) / there.sum(-1)).cpu())
+    visible = (1 / torch.arange(3, pairs.mask.shape[1] + 1, dtype=torch.float64)) * pairs.mask[:, 2:]
+    uniform = visible.sum(1) / pairs.mask[:, 2:].sum(1)
+    score = torch.cat(scores)
+    told = ("attention mass", "attention to the token before", {})
+    return (
+        _by_head(model, score, pairs, *told),
+        _by_head(model, uniform[:, None, None].expand(score.shape), pairs, *told),
+    )
+
+
+@torch.no_grad()
+def direct_effects(
+    model: HookedTransformer, pairs: Pairs, *, instead: Tensor | None = None, heads: Sequence[Head] = ()
+) -> Measurement:
+    """What each head writes along the answers' direction at each clean prompt's end, the final norm's scale frozen.
+
+    Args:
+        model: Model to read.
+        pairs: Prompts with answers.
+        instead: Other prompts as long as these, ``[prompt pos]``: `heads` write what they do there; the norm's scale is
+            that of this run.
+        heads: Which heads.
+
+    Returns:
+        ``[prompt layer head]``, logits.
+
+    Raises:
+        ArgumentError: The pairs have no answers.
+    """
+    ends, n_layers = pairs.positions["end"], model.config.n_layers
+    names = [point("z", layer) for layer in range(n_layers)]
+    parts = []
+    for rows, cache in _read(model, pairs, [*names, SCALE], instead, heads):
+        at = torch.arange(len(ends[rows]))
+        scale = cache[SCALE][at, ends[rows]]
+        direction, _ = before_norm(model.ln_final, _directions(model, pairs[list(range(len(pairs)))[rows]]), scale)
+        each = []
+        for layer, name in enumerate(names):
+            towards = torch.einsum("hdm,bm->bhd", widened(model.blocks[layer].attn.W_O), direction)
+            each.append((widened(cache[name][at, ends[rows]]) * towards).sum(-1))
+        parts.append(torch.stack(each, 1).cpu())
+    told = {"norm": "frozen", "replaced": [f"{layer}.{head}" for layer, head in heads]}
+    return _by_head(model, torch.cat(parts), pairs, "logits", "direct effect at the end", told)
+
+
+@torch.no_grad()
+def lowered_attention(
+    model: HookedTransformer, pairs: Pairs, instead: Tensor, reader: Head, keys: Sequence[str]
+) -> Measurement:
+    """By how much each head's edge to another head's query, at the end, lowers that head's attention to some positions.
+
+    Along that edge alone: what the head would have written at the end of other prompts goes into the stream that the
+    reader's query sees; keys, and all else that it reads, stay as they are.
+
+    Args:
+        model: Model to read.
+        pairs: Prompts.
+        instead: Other prompts as long as these, ``[prompt pos]``.
+        reader: The head whose attention is looked at.
+        keys: The positions, together.
+
+    Returns:
+        ``[prompt layer head]``, attention mass: what the reader's attention there would be more, without the head's own
+        message. 0 for heads that do not lie below the reader.
+    """
+    layer, head = reader
+    below = [(low, number) for low in range(layer) for number in range(model.config.attention.n_heads)]
+    found = torch.zeros(len(pairs), model.config.n_layers, model.config.attention.n_heads, dtype=torch.float64)
+    names = [point("z", low) for low in range(layer)] + [point("resid_pre", layer), point("k", layer)]
+    other = dict(_read_each(model, instead, pairs, names[:-2]))
+    for i, cache in _read_each(model, pairs.clean, pairs, [*names, point("pattern", layer)]):
+        end, places = int(pairs.positions["end"][i]), [int(_places(pairs, key)[i]) for key in keys]
+        before = cache[point("pattern", layer)][0, head, end, places].sum()
+        changes = []
+        for low in range(layer):
+            change = other[i][point("z", low)][0, end] - cache[point("z", low)][0, end]
+            changes.append(torch.einsum("hd,hdm->hm", change, model.blocks[low].attn.W_O))
+        stream = cache[point("resid_pre", layer)].expand(len(below), -1, -1).clone()
+        if not len(below):
+            continue
+        stream[:, end] += torch.cat(changes)
+        held = Replace(cache[point("k", layer)].expand(len(below), -1, -1, -1), point("k", layer))
+        run = model.run(
+            stream, edits=[held], reads=[point("pattern", layer)], start_at_layer=layer, stop_at_layer=layer + 1
+        )
+        after = run.cache[point("pattern", layer)][:, head, end, places].sum(-1)
+        for number, (low, sender) in enumerate(below):
+            found[i, low, sender] = float(after[number] - before)
+    told = {"reader": f"{layer}.{head}", "keys": list(keys)}
+    return _by_head(model, found, pairs, "attention mass", f"attention of {layer}.{head} that a head takes away", told)
+
+
+@torch.no_grad()
+def copying(model: HookedTransformer, tokens: Int[Tensor, " token"], *, against: bool = False) -> Measurement:
+    """The share of some tokens that a head, where it attends to one, puts among the five that it writes for most.
+
+    Read off the weights: embedding and first MLP, through the head, final norm and `W_U`, over the whole vocabulary.
+
+    Args:
+        model: Model to read.
+        tokens: Such as names.
+        against: Among the five that it writes against most.
+
+    Returns:
+        ``[layer head]``, share of the tokens.
+
+    Raises:
+        ArgumentError: No tokens.
+    """
+    if not len(tokens):
+        raise ArgumentError("tokens must be one at least, got none")
+    config = model.config
+    embedding = "raw" if config.mlp is None or not config.n_layers else "extended"
+    found = torch.zeros(config.n_layers, config.attention.n_heads, dtype=torch.float64)
+    for layer in range(config.n_layers):
+        for head in range(config.attention.n_heads):
+            table = ov_tokens(model, layer, head, tokens, 5, embedding=embedding, largest=not against)
+            own = (table.ids == tokens.to(table.ids)[:, None]) & (
+                table.scores != 0
+            )  # a head that is off writes nothing
+            found[layer, head] = own.any(1).double().mean()
+    settings = {"embedding": embedding, "against": against, "tokens": len(tokens)}
+    record = record_of(model, task="copying of tokens", settings=settings)
+    return Measurement(found, ("layer", "head"), unit="fraction", record=record, name="tokens copied")
+
+
+def _places(pairs: Pairs, name: str) -> Int[Tensor, " batch"]:
+    if name not in pairs.positions:
+        raise UnknownNameError(f"positions must be named by the pairs, got {name!r}{nearest(name, pairs.positions)}")
+    return pairs.positions[name]
+
+
+def _directions(model: HookedTransformer, pairs: Pairs) -> Float[Tensor, "prompt d_model"]:
+    """The mean of the right answers' columns of `W_U`, minus that of the wrong ones."""
+    if pairs.answer is None:
+        raise ArgumentError("the pairs must have answers, these have none; give answer=…")
+    W_U = widened(model.W_U).T
+    sides = [_mean_rows(W_U, x) for x in (pairs.answer, pairs.wrong) if x is not None]
+    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
+
+
+def _mean_rows(rows: Tensor, ids: Int[Tensor, "prompt k"]) -> Float[Tensor, "prompt d_model"]:
+    ids = ids.to(rows.device)
+    there = (ids != NONE).to(rows)[..., None]
+    return (rows[ids.clamp(min=0)] * there).sum(1) / there.sum(1)
+
+
+def _read(
+    model: HookedTransformer,
+    pairs: Pairs,
+    names: Sequence[str],
+    instead: Tensor | None = None,
+    heads: Sequence[Head] = (),
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Activations of the clean prompts, some at a time; some heads write what they do in other prompts."""
+    widest = max(1, model.config.n_layers * model.config.attention.n_heads * pairs.mask.shape[1])
+    sites = [point("z", layer) for layer in dict.fromkeys(layer for layer, _ in heads)]
+    for rows in chunks(pairs.clean, widest=widest):
+        edits = []
+        if instead is not None and heads:
+            other = model.run(instead[rows].to(model.device), reads=sites, padding_side="right").cache
+            for layer, head in heads:
+                edits.append(Replace(other[point("z", layer)][:, :, [head]], Site("z", layer=layer, head=head)))
+        run = model.run(pairs.clean[rows].to(model.device), edits=edits, reads=list(names), padding_side="right")
+        yield rows, dict(run.cache)
+
+
+def _read_each(
+    model: HookedTransformer, tokens: Int[Tensor, "prompt pos"], pairs: Pairs, names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Activations of one prompt after the other, each at its own length."""
+    for i, length in enumerate(pairs.lengths.tolist()):
+        run = model.run(tokens[i : i + 1, :length].to(model.device), reads=list(names))
+        yield i, dict(run.cache)
+
+
+def _by_head(
+    model: HookedTransformer, values: Tensor, pairs: Pairs, unit: str, name: str, settings: Mapping[str, object]
+) -> Measurement:
+    """``[prompt layer head]``."""
+    coords = {what: ("prompt", list(told)) for what in ("group", "frame") if (told := getattr(pairs, what)) is not None}
+    record = record_of(model, task="heads on a task", settings=dict(settings))
+    return Measurement(values, ("prompt", "layer", "head"), unit=unit, record=record, name=name, coords=coords)
