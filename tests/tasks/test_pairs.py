@@ -145,7 +145,7 @@ def test_what_makes_pairs_is_a_task():
         metric = patching.Logit()
 
         def pairs(self, tokenizer, *, n=None, seed=0, group=None):
-            return of_tokens()[:n]
+            return of_tokens(answer=1)[:n]
 
     effect = patching.sweep(model_of("gpt2"), Mine(), site="resid_pre", over="layer", n=1)
     assert effect.shape == (1, 2) and effect.record.settings["metric"] == "Logit(at='end')"

@@ -317,7 +317,7 @@ def break_off(score: Float[np.ndarray, " pos"]) -> float:
     after = np.cumsum(score[::-1])[::-1][1:] / np.arange(n - 1, 0, -1)
     explained = np.arange(1, n) * np.arange(n - 1, 0, -1) * np.clip(before - after, 0, None) ** 2
     at = int(explained.argmax())
-    return float(at + 1 + 2) if after[at] < before[at] / 2 else np.nan
+    return float(at + 1 + 2) if explained[at] > 0 and after[at] < before[at] / 2 else np.nan
 
 
 def _ended(position: float) -> float:

@@ -66,7 +66,7 @@ def mean(
         return Figure(unit=unit, label=label, reason=reason)
     if len(known) == 1:
         return Figure(unit=unit, value=float(known[0]), label=label, reason="one run has no interval")
-    found = effect(known)
+    found = effect(known, quiet=True)
     low, high = np.clip([float(found.low), float(found.high)], *bounds)
     return Figure(unit=unit, value=float(found.mean), low=float(low), high=float(high), label=label)
 

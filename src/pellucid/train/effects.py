@@ -64,7 +64,7 @@ def _effect(
     means = np.array([np.mean(pairs) for pairs in by_seed.values()])
     low = high = None
     if seed is not None and len(means) > 1:
-        interval = effect(means)
+        interval = effect(means, quiet=True)
         low, high = float(interval.low), float(interval.high)
     pairs = sum(map(len, by_seed.values()))
     yield Effect(
