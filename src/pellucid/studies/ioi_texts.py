@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pellucid.base.errors import PellucidError
+from pellucid.base.errors import PellucidError, TokenError
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Zero
 from pellucid.studies.result import Figure
@@ -53,7 +53,7 @@ class _CannotError(PellucidError):
 def _figure(unit: str, measure: Callable[[], Tensor]) -> Figure:
     try:
         return Figure(unit=unit, value=float(measure()), reason="one text has no interval")
-    except PellucidError as error:
+    except (TokenError, _CannotError) as error:
         return Figure(unit=unit, reason=str(error))
 
 
@@ -67,7 +67,7 @@ def _loss(model: HookedTransformer, text: str, *, without: tuple[int, int] | Non
             raise _CannotError(f"the model has no head {layer}.{head}")
         if attention.kv_heads != attention.n_heads:
             raise _CannotError(f"the values of head {layer}.{head} are shared with other heads in this model")
-        edits = [Zero("v", layer=layer, head=head)]
+        edits = [Zero("v", layer=layer, kv_head=head)]
     logits = model.run(tokens, edits=edits, attention="explicit").logits
     return model.loss_fn(logits, tokens)
 
@@ -79,7 +79,7 @@ def _difference(model: HookedTransformer, text: str) -> Tensor:
 
 
 def _tokens(model: HookedTransformer, text: str) -> Tensor:
-    tokens = model.to_tokens(text)
+    tokens = model.to_tokens(text, truncate=False)
     if tokens.shape[1] > model.config.n_ctx:
         raise _CannotError(f"the text has {tokens.shape[1]} tokens, more than the context of {model.config.n_ctx}")
     return tokens
