@@ -26,7 +26,7 @@ def prompts_of(n=12, seed=0) -> Prompts:
     """BOS . A . B . A . END, for a wired model: both orders, and of several lengths."""
     draw = torch.Generator().manual_seed(seed)
     sides: dict[str, list[list[int]]] = {"clean": [], "turned": [], "other": []}
-    places: dict[str, list[int]] = {"IO": [], "S1": [], "S1+1": [], "S2": []}
+    places: dict[str, list[int]] = {"IO": [], "S1": [], "S1+1": [], "S2": [], "S2+1": []}
     answers = []
     for i in range(n):
         io, s, *others = (torch.randperm(len(NAMES), generator=draw)[:5] + NAMES[0]).tolist()
@@ -39,7 +39,7 @@ def prompts_of(n=12, seed=0) -> Prompts:
             for name, token in zip(("IO", "S1", "S2"), names, strict=True):
                 row[at[name]] = token
             sides[side].append(row)
-        for name, place in {**at, "S1+1": at["S1"] + 1}.items():
+        for name, place in {**at, "S1+1": at["S1"] + 1, "S2+1": at["S2"] + 1}.items():
             places[name].append(place)
         answers.append((io, s))
     told = {"answer": [io for io, _ in answers], "wrong": [s for _, s in answers], "positions": places}

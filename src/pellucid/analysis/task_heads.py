@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.analysis.reading import chunks
-from pellucid.analysis.token_tables import ov_tokens
+from pellucid.analysis.token_circuits import embedded, folded, normed, shared
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Replace
@@ -27,20 +27,21 @@ from pellucid.tasks.pairs import NONE, Pairs
 Head = tuple[int, int]
 """Layer and number."""
 SCALE = "ln_final.hook_scale"
+TOP = 5
+"""Tokens that a head writes for most, among which the one attended to must be, for it to copy."""
 
 
 @torch.no_grad()
-def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: str) -> Measurement:
-    """How much each head attends from one named position to another, in each clean prompt.
+def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measurement:
+    """How much each head attends from one named position to every named position, in each clean prompt.
 
     Args:
         model: Model to read.
         pairs: Prompts.
         query: The position that attends.
-        key: The position that is attended to.
 
     Returns:
-        ``[prompt layer head]``, attention mass.
+        ``[prompt position layer head]``, attention mass.
 
     Raises:
         UnknownNameError: The pairs have no such position.
@@ -49,18 +50,33 @@ def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: s
         >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
         >>> prompt = [0, 11, 12, 13, 14, 11]
         >>> pairs = Pairs.from_tokens([prompt], [prompt], positions={"next": 2})
-        >>> attention_between(model, pairs, "end", "next").values[0, 1].min() > 0.9
+        >>> float(attention_from(model, pairs, "end").sel(position="next").values[0, 1].min()) > 0.9
         True
     """
-    q, k = (_places(pairs, name) for name in (query, key))
+    q, keys = _places(pairs, query), torch.stack(list(pairs.positions.values()), 1)
     names = [point("pattern", layer) for layer in range(model.config.n_layers)]
     parts = []
     for rows, cache in _read(model, pairs, names):
-        at = torch.arange(len(q[rows]))
-        patterns = [widened(cache[name][at, :, q[rows], k[rows]]) for name in names]
-        parts.append(torch.stack(patterns, 1).cpu())
-    settings = {"query": query, "key": key}
-    return _by_head(model, torch.cat(parts), pairs, "attention mass", f"attention, {query} → {key}", settings)
+        at = torch.arange(len(q[rows]))[:, None]
+        patterns = [widened(cache[name][at, :, q[rows, None], keys[rows]]) for name in names]
+        parts.append(torch.stack(patterns, 2).cpu())
+    record = record_of(model, task="heads on a task", settings={"query": query})
+    coords = {"position": list(pairs.positions), **_told(pairs)}
+    dims, name = ("prompt", "position", "layer", "head"), f"attention from {query}"
+    return Measurement(torch.cat(parts), dims, unit="attention mass", record=record, name=name, coords=coords)
+
+
+def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: str) -> Measurement:
+    """How much each head attends from one named position to another: `attention_from` at one key.
+
+    Returns:
+        ``[prompt layer head]``, attention mass.
+
+    Raises:
+        UnknownNameError: The pairs have no such position.
+    """
+    _places(pairs, key)
+    return attention_from(model, pairs, query).sel(position=key)
 
 
 @torch.no_grad()
@@ -190,12 +206,14 @@ def copying(model: HookedTransformer, tokens: Int[Tensor, " token"], *, against:
     config = model.config
     embedding = "raw" if config.mlp is None or not config.n_layers else "extended"
     found = torch.zeros(config.n_layers, config.attention.n_heads, dtype=torch.float64)
-    for layer in range(config.n_layers):
+    tokens, W_U = tokens.to(model.device), folded(model.ln_final, widened(model.W_U))
+    for layer, block in enumerate(model.blocks):
+        read = normed(block.ln1, embedded(model, tokens, embedding, layer))
         for head in range(config.attention.n_heads):
-            table = ov_tokens(model, layer, head, tokens, 5, embedding=embedding, largest=not against)
-            own = (table.ids == tokens.to(table.ids)[:, None]) & (
-                table.scores != 0
-            )  # a head that is off writes nothing
+            value = read @ widened(shared(block.attn.W_V, head, config.attention.n_heads))
+            scores = value @ widened(block.attn.W_O[head]) @ W_U
+            best = (-scores if against else scores).topk(min(TOP, scores.shape[1]))
+            own = (best.indices == tokens[:, None]) & (best.values > 0)
             found[layer, head] = own.any(1).double().mean()
     settings = {"embedding": embedding, "against": against, "tokens": len(tokens)}
     record = record_of(model, task="copying of tokens", settings=settings)
@@ -256,6 +274,12 @@ def _by_head(
     model: HookedTransformer, values: Tensor, pairs: Pairs, unit: str, name: str, settings: Mapping[str, object]
 ) -> Measurement:
     """``[prompt layer head]``."""
-    coords = {what: ("prompt", list(told)) for what in ("group", "frame") if (told := getattr(pairs, what)) is not None}
     record = record_of(model, task="heads on a task", settings=dict(settings))
-    return Measurement(values, ("prompt", "layer", "head"), unit=unit, record=record, name=name, coords=coords)
+    dims = ("prompt", "layer", "head")
+    return Measurement(values, dims, unit=unit, record=record, name=name, coords=_told(pairs))
+
+
+def _told(pairs: Pairs) -> dict[str, object]:
+    """What prompts belong to, as coordinates."""
+    told = {name: getattr(pairs, name) for name in ("group", "frame")}
+    return {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}

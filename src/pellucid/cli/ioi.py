@@ -88,4 +88,4 @@ def print_ioi(found: "StudyResult") -> None:
         typer.echo("Control: prompts in which no name is repeated; for the previous token, uniform attention.")
     missing = [figure.reason for figure in figures.values() if figure.value is None and figure.reason is not None]
     for reason in dict.fromkeys(missing):
-        typer.echo(fill(f"Missing: {reason}.", 78, subsequent_indent="  "))
+        typer.echo(fill(f"Missing: {reason.rstrip('.')}.", 78, subsequent_indent="  "))

@@ -149,6 +149,7 @@ def _circuit(
     say("the role of each head")
     findings, roles = ioi_heads.roles(model, prompts)
     found.add(findings)
+    found.add(ioi_heads.looks(model, prompts))
     say("edges into the heads found")
     found.add(ioi_parts.edges(model, prompts, roles["name_mover"].found()))
     say("what is left without them")

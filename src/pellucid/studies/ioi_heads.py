@@ -12,6 +12,7 @@ import numpy as np
 from pellucid.analysis.task_heads import (
     Head,
     attention_between,
+    attention_from,
     copying,
     direct_effects,
     lowered_attention,
@@ -98,6 +99,15 @@ def roles(model: HookedTransformer, prompts: Prompts) -> tuple[Findings, dict[st
         findings.figures |= role.figures()
         findings.measurements |= {f"{name}_score": role.score, f"{name}_control": role.control}
     return findings, found
+
+
+def looks(model: HookedTransformer, prompts: Prompts) -> Findings:
+    """For every head: where it looks from the end and from the second subject, and what it writes for either name."""
+    pairs = prompts.turned
+    made = {f"attention_from_{name}": attention_from(model, pairs, name) for name in ("end", "S2", "S2+1")}
+    for name, ids in (("IO", pairs.answer), ("S", pairs.wrong)):
+        made[f"writes_for_{name}"] = direct_effects(model, pairs.with_answers(answer=ids))
+    return Findings(measurements=made)
 
 
 def _movers(model: HookedTransformer, prompts: Prompts, shares: dict[bool, Measurement]) -> list[Role]:

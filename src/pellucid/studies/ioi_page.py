@@ -193,6 +193,33 @@ def _evidence(page: Page, result: StudyResult) -> None:
         "other half: they write what they do where no name is repeated."
     )
     _figures(page, result, words, "Logit difference that is left.")
+    rows = [_story(result, label) for label in str(left.label).split()]
+    page.table(
+        [
+            "head",
+            "from the end it looks at",
+            "from the second subject",
+            "behind it",
+            "writes for the IO",
+            "for the subject",
+        ],
+        rows,
+        "What these heads do, whether a role has a name for it or not: where most of their attention goes among the "
+        "named positions, and what they write directly, in logits.",
+    )
+
+
+def _story(result: StudyResult, label: str) -> list[object]:
+    layer, head = map(int, label.split("."))
+    row: list[object] = [label]
+    for query in ("end", "S2", "S2+1"):
+        means = result.measurements[f"attention_from_{query}"].sel(layer=layer, head=head).mean("prompt")
+        best = int(means.values.argmax())
+        row.append(f"{means.dataset['position'].values[best]} ({means.values[best]:.2f})")
+    for name in ("IO", "S"):
+        written = result.measurements[f"writes_for_{name}"].sel(layer=layer, head=head).mean("prompt")
+        row.append(f"{written.item():+.2f}")
+    return row
 
 
 def _open(page: Page, result: StudyResult) -> None:
@@ -237,7 +264,7 @@ def _figures(page: Page, result: StudyResult, words: dict[str, str], caption: st
     page.table(["", "mean", "95 % interval", "unit", *(["published"] if published else [])], rows, caption)
     missing = dict.fromkeys(figure.reason for figure in figures.values() if figure.value is None)
     for reason in missing:
-        page.text(f"Missing: {reason}.")
+        page.text(f"Missing: {str(reason).rstrip('.')}.")
 
 
 def _top(means: Measurement, k: int, *, lowest: bool = False) -> list[tuple[str, float]]:

@@ -55,9 +55,8 @@ def _where(shares: Measurement) -> tuple[Figure, Figure]:
     name = names[places[int(best)]]
     cell = shares.sel(layer=int(layer), position=name)
     later = [at for at in range(len(end)) if end[at] > inside[at].max()]
-    handover = Figure(unit="layer", reason="the end never carries more than the other positions")
-    if later:
-        handover = Figure(unit="layer", value=float(later[0]), reason="a layer is no mean of prompts", label="end")
+    layer_of_end = float(later[0] if later else len(end))  # behind the last layer the end is all there is
+    handover = Figure(unit="layer", value=layer_of_end, reason="a layer is no mean of prompts", label="end")
     return Figure.of(cell, label=f"{name}, layer {int(layer)}"), handover
 
 

@@ -12,7 +12,7 @@ from pellucid.hooked_transformer import HookedTransformer
 from pellucid.tasks.ioi import IOI
 from pellucid.tasks.pairs import Pairs
 
-POSITIONS = ("IO", "S1", "S1+1", "S2", "end")
+POSITIONS = ("IO", "S1", "S1+1", "S2", "S2+1", "end")
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,8 @@ SENTENCE = (
     "summarization, are typically approached with supervised learning on task specific datasets."
 )
 PAIR = tuple(f"After John and Mary went to the store, {who} gave a bottle of milk to" for who in ("Mary", "John"))
+LONGEST = 200
+"""Characters of a reason; an error may hold a whole text."""
 HEAD = (0, 8)
 """The source's prose says head 7, its code 8."""
 
@@ -54,7 +56,8 @@ def _figure(unit: str, measure: Callable[[], Tensor]) -> Figure:
     try:
         return Figure(unit=unit, value=float(measure()), reason="one text has no interval")
     except (TokenError, _CannotError) as error:
-        return Figure(unit=unit, reason=str(error))
+        told = str(error)
+        return Figure(unit=unit, reason=told if len(told) < LONGEST else f"{told[: LONGEST - 60]} … {told[-50:]}")
 
 
 def _loss(model: HookedTransformer, text: str, *, without: tuple[int, int] | None = None) -> Tensor:

@@ -50,8 +50,8 @@ CORRUPTIONS = ("s2", "swap", "random")
 class IOI(TemplateTask):
     """Of two names, the one that was not repeated.
 
-    Groups: ABBA names the indirect object first, BABA the subject. Positions: ``IO``, ``S1``, ``S1+1``, ``S2`` and
-    ``end``.
+    Groups: ABBA names the indirect object first, BABA the subject. Positions: ``IO``, ``S1``, ``S2``, the tokens behind
+    the subject, ``S1+1`` and ``S2+1``, and ``end``.
 
     Args:
         corruption: ``"s2"``: the second subject becomes the other name, so that the answer turns round (the
@@ -103,5 +103,5 @@ class IOI(TemplateTask):
         return Drawn(side(io, s, s), side(*other), io, s)
 
     def _finished(self, pairs: Pairs) -> Pairs:
-        """With the position behind the first subject, where previous-token heads write."""
-        return offset_position(pairs, "S1", 1, "S1+1")
+        """With the positions behind the subject, where previous-token heads write."""
+        return offset_position(offset_position(pairs, "S1", 1, "S1+1"), "S2", 1, "S2+1")

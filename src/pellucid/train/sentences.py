@@ -37,7 +37,7 @@ _TOGETHER = [
     *("went to the {P}", "met at the {P}", "were at the {P}", "walked to the {P}", "had lunch at the {P}"),
     *("were working at the {P}", "had a lot of fun at the {P}", "found a {O}", "bought a {O} at the {P}", "saw a {O}"),
     *("were talking about the {O}", "had a long talk", "came home from the {P}", "looked for the {O}"),
-    "sat in the {P}",
+    *("sat in the {P}", "were going to the {P}", "were going home", "were thinking about it", "had an argument"),
     *("were thinking about the {O}", "had dinner at the {P}", "got a {O}", "had an old {O}", "left the {P}"),
 ]
 _OPENED = [
@@ -53,6 +53,7 @@ _GIVEN = [
     *("{S} {gave} a {O} to", "{S} {gave} the {O} to", "{S} {gave} it to", "{S} decided to {give} the {O} to"),
     *("{S} decided to {give} it to", "{S} wanted to {give} it to", "{S} was glad to {give} a {O} to", "{S} spoke to"),
     *("{S} had to {give} the {O} to", "{S} took the {O} and {gave} it to", "{S} said a word to", "{S} went up to"),
+    *("{S} said to", "{S} said it to", "{S} had a word to say to", "{S} came and {gave} a {O} to"),
     *("{S} bought a {O} and {gave} it to", "{S} was going to {give} a {O} to", "{S} read the letter to", "{S} sang to"),
 ]
 _GIVE = {
@@ -63,10 +64,11 @@ _OTHER = [
     *("{A} was at the {P}.", "{A} went to the {P}, and {A} was glad.", "{A} saw {B} at the {P}.", "{A} had a {O}."),
     *("{A} saw {B}, and {B} saw {A}.", "{B} was commuting to the {P} with {A}.", "the {O} was at the {P}."),
     *("{A} had an argument with {B}.", "{A} wanted a {O}.", "{A} found the {O} and {A} was glad."),
-    "it was a long day.",
-    *("{A} was thinking about going to the {P}.", "{A} and {B} decided to go to the {P}.", "the {P} was old."),
+    *("it was a long day.", "{A} and {B} decided to go to the {P}.", "the {P} was old.", "{A} spoke to {B}."),
     *("a friend of {A} was commuting to the {P}.", "afterwards {A} said a word.", "{A} had the {O} of {B}."),
     *("friends found {A} at the {P}.", "{A} got a {O}. the {O} was old.", "{A} said it to {B}.", "friends got it."),
+    *("{A} {gave} a {O} to {B}.", "{A} went up to {B}.", "at the {P} {A} {gave} the {O} to {B}.", "{A} sang to {B}."),
+    *("the {O} went from {A} to {B}.", "{A} read the letter to {B}.", "friends of {A} {gave} it to {B}."),
 ]
 
 
@@ -166,7 +168,7 @@ def _two(draws: random.Random) -> list[str]:
 
 def _other(draws: random.Random) -> str:
     a, b = draws.sample(NAMES, 2)
-    return _capital(draws.choice(_OTHER).format(**_told(draws), A=a, B=b))
+    return _capital(draws.choice(_OTHER).format(**_told(draws), A=a, B=b, gave=draws.choice(list(_GIVE))))
 
 
 def _told(draws: random.Random) -> dict[str, str]:
