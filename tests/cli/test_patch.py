@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pellucid import AttentionConfig, Config, HookedTransformer, Measurement, patching
+from pellucid.tasks.repeated_tokens import RepeatedTokensTask
 
 MODEL = ("patch", "--model", "toy-induction")
 PROMPTS = ("--clean", "5 9 [odd: 7] 3 8 5 9", "--corrupted", "5 9 [odd: 4] 3 8 5 9", "--answer", "7", "--wrong", "4")
@@ -115,10 +116,10 @@ def test_noising_and_another_metric_are_what_python_gives(pellucid):
 
 
 def test_several_pairs_come_from_a_file_and_have_intervals(pellucid, file):
-    done = pellucid(*MODEL, "--site", "resid_pre", "--over", "layer,pos", "--pairs", file)
+    done = pellucid(*MODEL, "--site", "resid_pre", "--over", "layer,pos", "--task", file)
     assert "3 prompts" in done.out and "95 % interval" in done.out
     assert len(rows(done.out)["layer 0 pos 3"]) == 5  # the interval is two words
-    said = json.loads(pellucid(*MODEL, "--site", "z", "--over", "layer", "--pairs", file, "--json").out)
+    said = json.loads(pellucid(*MODEL, "--site", "z", "--over", "layer", "--task", file, "--json").out)
     assert all(cell["low"] < cell["effect"] < cell["high"] for cell in said["cells"])
     assert len(said["clean"]) == len(said["corrupted"]) == 3
 
@@ -164,9 +165,10 @@ def test_what_was_interrupted_is_continued_when_asked(pellucid, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--clean", "5 9"), 2, "give --clean and --corrupted, or --pairs FILE"),
-        ((*PROMPTS, "--pairs", "p.csv"), 2, "--pairs has the prompts; leave --clean, --corrupted, --answer, --wrong"),
-        (("--pairs", "p.csv"), 1, "p.csv must be a file of text, got:"),
+        (("--clean", "5 9"), 2, "give --clean and --corrupted, or --task TASK"),
+        ((*PROMPTS, "--task", "p.csv"), 2, "--task has the prompts; leave --clean, --corrupted, --answer, --wrong"),
+        (("--task", "p.csv"), 1, "p.csv must be a file of text, got:"),
+        (("--task", "io"), 1, "a task must be one of ioi, "),
         (("--clean", "5 9", "--corrupted", "5 9 7", "--answer", "7"), 1, "must have as many tokens, got 3 and 4"),
         ((*PROMPTS, "--wrong", "4 5"), 1, "wrong must be one token"),
         ((*PROMPTS, "--metric", "logitdif"), 1, "metric must be a known one, got 'logitdif'"),
@@ -187,3 +189,13 @@ def test_a_model_without_tokenizer_is_refused(pellucid, tmp_path):
     HookedTransformer(config, seed=0, device="cpu").save_pretrained(tmp_path / "model")
     done = pellucid("patch", "--model", "model", "--site", "z", "--over", "layer,head", *PROMPTS)
     assert done.status == 1 and "text needs a tokenizer" in done.err
+
+
+def test_a_task_brings_its_prompts_and_its_metric(pellucid):
+    asked = ("--model", "toy-induction", "--task", "repeated_tokens", "--site", "z", "--over", "layer,head")
+    said = json.loads(pellucid("patch", *asked, "--prompts", "6", "--seed", "2", "--json").out)
+    model = HookedTransformer.from_pretrained("toy-induction")
+    effect = patching.sweep(model, RepeatedTokensTask(), site="z", over=("layer", "head"), n=6, seed=2)
+    values = {cell["label"]: cell["value"] for cell in said["cells"]}
+    assert values["1.0"] == pytest.approx(float(effect.mean("prompt").sel(layer=1, head=0).values), rel=1e-4)
+    assert said["record"]["settings"]["prompts"] == 6 and len(said["clean"]) == 6

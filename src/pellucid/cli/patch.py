@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pellucid.measurement import Measurement
     from pellucid.tasks.metrics import RowMetric
     from pellucid.tasks.pairs import Pairs
+    from pellucid.text.tokenizer import Tokenizer
 
 JOURNAL = "journal"
 EFFECT = "effect.nc"
@@ -24,10 +25,16 @@ Corrupted = Annotated[
 ]
 Answer = Annotated[list[str] | None, typer.Option("--answer", metavar="A", help="The right answer, one token.")]
 Wrong = Annotated[list[str] | None, typer.Option("--wrong", metavar="B", help="The wrong answer, one token.")]
-PairsFile = Annotated[
-    Path | None,
-    typer.Option("--pairs", metavar="FILE", help="CSV or JSONL: clean, corrupted, answer, wrong, group."),
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="ioi, greater_than, … or a CSV or JSONL file: clean, corrupted, answer, wrong, group, frame.",
+    ),
 ]
+N = Annotated[int | None, typer.Option("--prompts", min=1, metavar="N", help="Prompts of the task.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the prompts.")]
 Site = Annotated[str, typer.Option("--site", metavar="SITE", help="What is patched: resid_pre, z, mlp_out, q, post …")]
 Over = Annotated[str, typer.Option("--over", metavar="AXES", help="Which cells: layer,pos or layer,head or …")]
 Paths = Annotated[bool, typer.Option("--paths", help="Patch edges, from --senders to --receivers.")]
@@ -69,7 +76,9 @@ def patch(
     corrupted: Corrupted = None,
     answer: Answer = None,
     wrong: Wrong = None,
-    pairs: PairsFile = None,
+    task: TaskName = None,
+    n: N = None,
+    seed: Seed = 0,
     direction: Direction = "denoise",
     metric: MetricName = None,
     freeze: Freeze = "",
@@ -92,16 +101,17 @@ def patch(
             --clean "5 9 7 3 5 9" --corrupted "5 9 4 3 5 9" --answer 7 --wrong 4
         pellucid patch --model toy-induction --paths --senders embed,heads --receivers heads,logits \\
             --clean "5 9 7 3 5 9" --corrupted "5 9 4 3 5 9" --answer 7 --wrong 4
+        pellucid patch --model toy-ioi --task ioi --site resid_pre --over layer,position
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     text = {"--clean": clean, "--corrupted": corrupted, "--answer": answer, "--wrong": wrong}
-    _check_prompts(text, pairs)
+    _check_prompts(text, task)
     _check_question(site, over, senders, receivers, paths=paths, estimated=method is not None, explain=explain)
     _check_idle(freeze, through, steps, paths=paths, method=method, resume=resume)
     if out is not None:
         _check_folder(out, resume=resume, overwrite=overwrite)
     read = loaded(model)
-    prompts = _pairs(read, clean, corrupted, answer, wrong, pairs)
-    asked: dict[str, Any] = {"direction": direction, "metric": _metric(metric), "max_memory": max_memory}
+    prompts, own = _prompts(read, clean, corrupted, answer, wrong) if task is None else _of_task(read, task, n, seed)
+    asked: dict[str, Any] = {"direction": direction, "metric": _metric(metric) or own, "max_memory": max_memory}
     exact: dict[str, Any] = {"journal": None if out is None else out / JOURNAL}
     estimated = {} if method is None else {"method": method, "steps": steps or 16}
     explained = ""
@@ -189,12 +199,12 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
-def _check_prompts(text: dict[str, Any], pairs: Path | None) -> None:
+def _check_prompts(text: dict[str, Any], task: str | None) -> None:
     given = [name for name, value in text.items() if value]
-    if pairs is not None and given:
-        raise typer.BadParameter(f"--pairs has the prompts; leave {', '.join(given)} out")
-    if pairs is None and not {"--clean", "--corrupted"} <= set(given):
-        raise typer.BadParameter("give --clean and --corrupted, or --pairs FILE")
+    if task is not None and given:
+        raise typer.BadParameter(f"--task has the prompts; leave {', '.join(given)} out")
+    if task is None and not {"--clean", "--corrupted"} <= set(given):
+        raise typer.BadParameter("give --clean and --corrupted, or --task TASK")
 
 
 def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -222,23 +232,34 @@ def _metric(name: str | None) -> "RowMetric | None":
     return METRICS[name]()
 
 
-def _pairs(
+def _prompts(
     model: "HookedTransformer",
     clean: str | None,
     corrupted: str | None,
     answer: list[str] | None,
     wrong: list[str] | None,
-    path: Path | None,
-) -> "Pairs":
-    from pellucid.base.errors import TokenError
+) -> tuple["Pairs", "RowMetric | None"]:
     from pellucid.tasks.pairs import Pairs
+
+    right, left = ([several] if several else None for several in (answer, wrong))
+    return Pairs.from_text(_tokenizer(model), [str(clean)], [str(corrupted)], answer=right, wrong=left), None
+
+
+def _of_task(model: "HookedTransformer", name: str, n: int | None, seed: int) -> tuple["Pairs", "RowMetric | None"]:
+    """Prompts of a task or of a file, and its metric."""
+    from pellucid.tasks.known import task
+
+    tokenizer = _tokenizer(model)
+    found = task(name, tokenizer)
+    return found.pairs(tokenizer, n=n, seed=seed), found.metric
+
+
+def _tokenizer(model: "HookedTransformer") -> "Tokenizer":
+    from pellucid.base.errors import TokenError
 
     if model.tokenizer is None:
         raise TokenError("text needs a tokenizer, and this model came without one; sweep its token ids in Python")
-    if path is not None:
-        return Pairs.from_file(path, model.tokenizer)
-    right, left = ([several] if several else None for several in (answer, wrong))
-    return Pairs.from_text(model.tokenizer, [str(clean)], [str(corrupted)], answer=right, wrong=left)
+    return model.tokenizer
 
 
 def _save(out: Path, effect: "Measurement", model: str, pairs: "Pairs", explained: str) -> None:
