@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.text.read import read_tokenizer
-from pellucid.text.vocabulary import character_vocabulary, integer_vocabulary
+from pellucid.text.vocabulary import character_vocabulary, integer_vocabulary, word_vocabulary
 
 
 @given(st.lists(st.integers(1, 63), max_size=20))
@@ -98,3 +98,14 @@ def test_a_toy_is_read_again_as_it_was_saved(tokenizer, tmp_path):
     assert again.get_vocab() == tokenizer.get_vocab()
     assert again.encode("0 1 3") == tokenizer.encode("0 1 3")
     assert again.strings(range(5)) == tokenizer.strings(range(5))
+
+
+def test_words_and_marks_are_tokens():
+    tokenizer = word_vocabulary(["When", "Mary", "left", ",", "."])
+    assert tokenizer.tokens(["When Mary left, Mary left."]).tokens.tolist() == [[0, 1, 2, 3, 4, 2, 3, 5]]
+    assert tokenizer.single(" Mary") == tokenizer.single("Mary") == 2
+    with pytest.raises(TokenError, match="made of the vocabulary's 6 tokens, got 'When John left'"):
+        tokenizer.encode("When John left")
+    for words in ([], ["a", "a"], ["a b"], ["don't"], ["<bos>"]):
+        with pytest.raises(ArgumentError, match="words must be one or more"):
+            word_vocabulary(words)

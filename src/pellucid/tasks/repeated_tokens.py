@@ -30,7 +30,7 @@ class RepeatedTokensTask(Task):
         >>> tokenizer = HookedTransformer.from_pretrained("toy-induction").tokenizer
         >>> pairs = RepeatedTokensTask(length=3).pairs(tokenizer, n=1)
         >>> pairs.clean.tolist(), pairs.corrupted.tolist(), pairs.answer.tolist()
-        ([[0, 50, 28, 59, 50, 28]], [[0, 50, 28, 36, 50, 28]], [[59]])
+        ([[0, 51, 34, 42, 51, 34]], [[0, 51, 34, 45, 51, 34]], [[42]])
     """
 
     length: int = 20

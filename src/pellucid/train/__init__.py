@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pellucid.train.recipe import Recipe, bundled_recipes, read_recipe, recipe_of
     from pellucid.train.run import Run, train
     from pellucid.train.schedule import Schedule
+    from pellucid.train.sentences import NameSentences
     from pellucid.train.sequences import MostFrequentToken, PeriodicSequences, TokenSet, TranslatedSequences
     from pellucid.train.start import Start
     from pellucid.train.text import Text
@@ -25,6 +26,7 @@ _HOME_OF = {
     "GridResult": "pellucid.train.grid_run",
     "MostFrequentToken": "pellucid.train.sequences",
     "Optimiser": "pellucid.train.optimiser",
+    "NameSentences": "pellucid.train.sentences",
     "PeriodicSequences": "pellucid.train.sequences",
     "Probes": "pellucid.train.probes",
     "Recipe": "pellucid.train.recipe",
@@ -49,6 +51,7 @@ __all__ = [
     "Grid",
     "GridResult",
     "MostFrequentToken",
+    "NameSentences",
     "Optimiser",
     "PeriodicSequences",
     "Probes",

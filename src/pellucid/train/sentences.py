@@ -96,7 +96,7 @@ class NameSentences:
     Example:
         >>> rows = NameSentences(length=24).draw(1, torch.Generator().manual_seed(1))
         >>> sentence_vocabulary().decode(rows.tokens[0, 1:9])
-        'Afterwards Anna said a word . The station'
+        'Jessica found the drink and Jessica was glad'
     """
 
     length: int
