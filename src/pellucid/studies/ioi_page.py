@@ -55,7 +55,7 @@ def _lead(result: StudyResult) -> str:
     accuracy, reason = figures["accuracy"], figures["name_mover_head"].reason
     if accuracy.value is None or figures["resid_localised_position"].value is None:
         return f"Nothing can be said of a circuit: {accuracy.reason if accuracy.value is None else reason}."
-    told = [f"{figures[f'{role}_head'].label} ({role.replace('_', ' ')})" for role in ROLES if plays(result, role)]
+    told = [f"{figures[f'{role}_head'].label} ({_word(role)})" for role in ROLES if plays(result, role)]
     left = figures["knockout_found_logit_diff"]
     gone = (
         ""
@@ -149,7 +149,7 @@ def _roles(page: Page, result: StudyResult) -> None:
     for role in ROLES:
         figure = result.figures[f"{role}_head"]
         if figure.value is None:
-            page.text(f"No {role.replace('_', ' ')} head: {figure.reason}.")
+            page.text(f"No {_word(role)} head: {figure.reason}.")
 
 
 def _how(page: Page, result: StudyResult) -> None:
@@ -224,7 +224,7 @@ def _story(result: StudyResult, label: str) -> list[object]:
 
 def _open(page: Page, result: StudyResult) -> None:
     page.section("What stays open?")
-    undecided = [role.replace("_", " ") for role in ROLES if not plays(result, role)]
+    undecided = [_word(role) for role in ROLES if not plays(result, role)]
     text = "Scores rest on the prompts of these templates. A set of heads without which a behaviour goes need not be "
     text += "all that makes it; completeness and minimality are not tested here."
     if undecided and "heads_z" in result.measurements:
@@ -277,6 +277,10 @@ def _cells(figure: Figure) -> list[object]:
     value = None if figure.value is None else f"{figure.value:.3f}"
     interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
     return [value, interval]
+
+
+def _word(role: str) -> str:
+    return WORDS[role].split(":")[0]
 
 
 def _number(figure: Figure) -> str:

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer
-from pellucid.tasks.ioi import IOI
+from pellucid.tasks.ioi import IOI, POSITIONS
 from pellucid.tasks.pairs import Pairs
-
-POSITIONS = ("IO", "S1", "S1+1", "S2", "S2+1", "end")
 
 
 @dataclass(frozen=True, eq=False)

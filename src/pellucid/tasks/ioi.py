@@ -5,7 +5,7 @@ Source: Wang et al. 2022, "Interpretability in the Wild", whose templates these 
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pellucid.base.errors import UnknownNameError, nearest
@@ -43,6 +43,8 @@ FRAMES = numbered(
         "Friends {A} and {B} found a {OBJECT} at the {PLACE}. {S} gave it to",
     ]
 )
+POSITIONS = ("IO", "S1", "S1+1", "S2", "S2+1", "end")
+"""By name, in the order in which most sentences have them."""
 CORRUPTIONS = ("s2", "swap", "random")
 
 
@@ -104,4 +106,5 @@ class IOI(TemplateTask):
 
     def _finished(self, pairs: Pairs) -> Pairs:
         """With the positions behind the subject, where previous-token heads write."""
-        return offset_position(offset_position(pairs, "S1", 1, "S1+1"), "S2", 1, "S2+1")
+        made = offset_position(offset_position(pairs, "S1", 1, "S1+1"), "S2", 1, "S2+1")
+        return replace(made, positions={name: made.positions[name] for name in POSITIONS})
