@@ -11,7 +11,7 @@ from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError
 from pellucid.tasks import known
 from pellucid.tasks.greater_than import GreaterThan
 from pellucid.tasks.ioi import FRAMES, IOI, NAMES
-from pellucid.tasks.known import TASKS, task
+from pellucid.tasks.known import TASKS, named
 from pellucid.tasks.pairs import NONE, Pairs
 from pellucid.tasks.repeated_tokens import RepeatedTokensTask
 from pellucid.tasks.task import Task
@@ -38,7 +38,7 @@ def test_every_file_of_a_task_is_registered_and_documented():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_prompts_are_aligned_and_answers_are_tokens(name, gpt2):
-    made = task(name)
+    made = named(name)
     pairs = made.pairs(gpt2, n=40, seed=3)
     assert len(pairs) == 40 and not torch.equal(pairs.clean, pairs.corrupted)
     assert ((pairs.clean == pairs.corrupted) | pairs.mask).all()
@@ -54,7 +54,7 @@ def test_prompts_are_aligned_and_answers_are_tokens(name, gpt2):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_seed_gives_the_same_prompts_and_fewer_are_the_first_of_more(name, gpt2):
-    made = task(name)
+    made = named(name)
     many, few, others = made.pairs(gpt2, n=12, seed=1), made.pairs(gpt2, n=5, seed=1), made.pairs(gpt2, n=12, seed=2)
     width = few.clean.shape[1]
     assert torch.equal(many.clean[:5, :width] * few.mask, few.clean * few.mask)
@@ -64,7 +64,7 @@ def test_a_seed_gives_the_same_prompts_and_fewer_are_the_first_of_more(name, gpt
 
 @pytest.mark.parametrize("name", [name for name, made in TASKS.items() if made.groups])
 def test_groups_take_turns_or_one_is_asked_for(name, gpt2):
-    made = task(name)
+    made = named(name)
     assert made.pairs(gpt2, n=4).group == (*made.groups, *made.groups)
     assert set(made.pairs(gpt2, n=6, group=made.groups[1]).group) == {made.groups[1]}
     with pytest.raises(UnknownNameError, match=f"group of {name} must be one of"):
@@ -74,7 +74,7 @@ def test_groups_take_turns_or_one_is_asked_for(name, gpt2):
 def test_every_frame_is_used_as_often(gpt2):
     frames = IOI().pairs(gpt2, n=60).frame
     assert set(frames) == {frame.name for frame in FRAMES} and {frames.count(name) for name in frames} == {4}
-    assert task("docstring").pairs(gpt2, n=5).frame is None  # one template alone says nothing of others
+    assert named("docstring").pairs(gpt2, n=5).frame is None  # one template alone says nothing of others
 
 
 @pytest.mark.parametrize("corruption", ["s2", "swap", "random"])
@@ -112,9 +112,9 @@ def test_a_tokenizer_without_the_words_is_one_clear_error():
     numbers = integer_vocabulary(30)
     for name in set(TASKS) - {"repeated_tokens"}:
         with pytest.raises(TokenError, match=name):
-            task(name).pairs(numbers, n=2)
+            named(name).pairs(numbers, n=2)
         with pytest.raises(TokenError, match="the model has no tokenizer"):
-            task(name).pairs(None, n=2)
+            named(name).pairs(None, n=2)
     with pytest.raises(TokenError, match="no tokenizer"):
         RepeatedTokensTask().pairs(None)
     with pytest.raises(TokenError, match="31 tokens beside special ones are needed, got 29"):
@@ -146,13 +146,13 @@ def test_pairs_and_files_are_tasks(tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("clean,corrupted,answer,wrong,group,frame\n5 6,5 7,1,2,a,x\n8 6,8 7,1,2,b,y\n")
     numbers = integer_vocabulary(30)
-    read = task(file, numbers)
+    read = named(file, numbers)
     assert read.name == "mine" and read.groups == ("a", "b")
     assert read.pairs(numbers).frame == ("x", "y") and len(read.pairs(numbers, group="b")) == 1
     with pytest.raises(ArgumentError, match=r"n must lie in 1..2"):
         read.pairs(numbers, n=3)
     with pytest.raises(UnknownNameError, match="a task must be one of ioi, .*or a .csv or .jsonl file.*got 'io'"):
-        task("io")
+        named("io")
     mine = Task.from_pairs(Pairs.from_tokens([[5, 6]], [[5, 7]], answer=1))
     assert mine.metric == patching.Logit()
     model = HookedTransformer(config_of(), seed=0)

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from pellucid.analysis.repeated import predictions, repeated_tokens, unrepeated_tokens
     from pellucid.analysis.shifted import shifted_mlp
     from pellucid.analysis.singular_tokens import svd_tokens
+    from pellucid.analysis.task_heads import attention_between, attention_from, direct_effects
     from pellucid.analysis.token_tables import ov_tokens, qk_tokens
     from pellucid.analysis.weights import two_head_circuit, two_head_matches
 
 _HOME_OF = {
+    "attention_between": "pellucid.analysis.task_heads",
+    "attention_from": "pellucid.analysis.task_heads",
     "composition": "pellucid.analysis.compose",
     "copying_score": "pellucid.analysis.copying",
+    "direct_effects": "pellucid.analysis.task_heads",
     "head_scores": "pellucid.analysis.heads",
     "logit_attribution": "pellucid.analysis.attribution",
     "ov_tokens": "pellucid.analysis.token_tables",
@@ -38,8 +42,11 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "attention_between",
+    "attention_from",
     "composition",
     "copying_score",
+    "direct_effects",
     "head_scores",
     "logit_attribution",
     "ov_tokens",

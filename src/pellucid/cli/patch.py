@@ -247,10 +247,10 @@ def _prompts(
 
 def _of_task(model: "HookedTransformer", name: str, n: int | None, seed: int) -> tuple["Pairs", "RowMetric | None"]:
     """Prompts of a task or of a file, and its metric."""
-    from pellucid.tasks.known import task
+    from pellucid.tasks.known import named
 
     tokenizer = _tokenizer(model)
-    found = task(name, tokenizer)
+    found = named(name, tokenizer)
     return found.pairs(tokenizer, n=n, seed=seed), found.metric
 
 

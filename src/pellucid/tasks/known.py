@@ -19,7 +19,7 @@ TASKS: dict[str, type[Task]] = {
 """Every task by its name."""
 
 
-def task(name: str | Path, tokenizer: Any = None) -> Task:
+def named(name: str | Path, tokenizer: Any = None) -> Task:
     """A task by its name, or the pairs of a file as one.
 
     Args:
@@ -32,7 +32,7 @@ def task(name: str | Path, tokenizer: Any = None) -> Task:
         TokenError: Its texts cannot be paired.
 
     Example:
-        >>> task("ioi").about
+        >>> named("ioi").about
         'which of two names was not repeated'
     """
     if str(name) in TASKS:
