@@ -43,8 +43,8 @@ def parts(model: HookedTransformer, prompts: Prompts) -> dict[str, float]:
         "heads: z, q, k, v, pattern": lambda: add(ioi_parts.heads_swept(model, prompts)),
         "neurons of two layers": lambda: add(ioi_parts.neurons_swept(model, prompts, found.measurements["mlp_out"])),
         "roles": lambda: roles.update(ioi_heads.roles(model, prompts)[1]),
-        "edges": lambda: add(ioi_parts.edges(model, prompts, [MOVER])),
-        "knock-out": lambda: add(ioi_parts.knocked_out(model, prompts)),
+        "knock-out": lambda: add(ioi_parts.knocked_out(model, prompts, ioi_parts.chosen(model, prompts)[0])),
+        "edges": lambda: add(ioi_parts.edges(model, prompts, [MOVER], [])),
     }
     return {name: timed(step) for name, step in steps.items()}
 
@@ -74,8 +74,9 @@ def beside(loop: Loop, prompts: Prompts) -> float:
     whole = 0.0
     for site, (number, cells) in cells_of(prompts).items():
         best = min(loop(prompts.turned, cells)["times"])
-        number += 144 + 11 if site == "z" else 0  # heads knocked out one by one, then in sets
         whole += number * best
+        if site == "z":  # heads knocked out one by one, then in sets, on half of the prompts each
+            whole += (144 + 11) * min(loop(prompts.turned[:2], cells)["times"])
         print(f"  loop, {site:10} {number:6} cells × {1e3 * best:.0f} ms")
     layer, head = map(int, MOVER.split("."))
     draw = random.Random(0)

@@ -70,9 +70,9 @@ class Measurement(Frame):
             values = np.moveaxis(self.values, self.dims.index(dim), 0)
             quiet = method != "bootstrap"  # tests say where their level may not hold: `significant`
             found = statistics.effect(
-                values, interval=interval, method=method, seed=seed, frames=self._frames, quiet=quiet
+                values, interval=interval, method=method, seed=seed, frames=self.frames, quiet=quiet
             )
-            attrs |= {"units": "prompts" if self._frames is None else "frames", "n": found.n}
+            attrs |= {"units": "prompts" if self.frames is None else "frames", "n": found.n}
             attrs |= {"interval": interval, "method": method, "seed": seed}
             parts = {"value": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
             rest = rest.drop_vars("value")
@@ -151,16 +151,16 @@ class Measurement(Frame):
         data = self._dataset
         for base in ("clean", "corrupted"):
             check_variable(data, f"{base}, which a fraction needs,", base)
-        over = [] if per_prompt or "prompt" not in self.dims else ["prompt"]
+        each = per_prompt or "prompt" not in self.dims
         wide = data.astype(np.float64)
         gap, effect = wide["clean"] - wide["corrupted"], wide["value"] - wide["corrupted"]
-        whole = gap.mean([dim for dim in over if dim in gap.dims], skipna=False)
+        whole = gap if each else self._mean_of(gap)
         if bool((whole == 0).any()):
             raise ArgumentError(
                 "the clean and the corrupted run must differ for a fraction of the way between them, got the same "
                 "number from both; leave such prompts out with .sel"
             )
-        ratio = effect.mean(over, skipna=False) / whole
+        ratio = (effect if each else self._mean_of(effect)) / whole
         value = (ratio + (effect - ratio * gap) / whole).transpose(*self.dims)
         settings = {"normalised": "mean of ratios" if per_prompt else "ratio of means"}
         return self._changed(value.variable, name=self.name, settings=settings, unit="fraction")
@@ -205,7 +205,7 @@ class Measurement(Frame):
         found = self.mean("prompt", seed=seed) if "prompt" in self.dims else self
         if correction == "max":
             by_prompt = np.moveaxis(self.values, self.dims.index("prompt"), 0)
-            p = statistics.max_statistic(by_prompt, seed=seed, frames=self._frames)
+            p = statistics.max_statistic(by_prompt, seed=seed, frames=self.frames)
         else:
             p = statistics.corrected(found._dataset["p_value"].values)
         data = found._dataset.assign(p_corrected=(found.dims, p))
@@ -237,7 +237,7 @@ class Measurement(Frame):
         by = self if by is None else by
         check_axis(self._dataset, "prompt")
         check_same_cells(self._dataset, by._dataset)
-        choosing, reporting = map(list, statistics.split(self._dataset.sizes["prompt"]))
+        choosing, reporting = map(list, statistics.split(self._dataset.sizes["prompt"], self.frames))
         decided = by._framed(by._dataset.isel(prompt=choosing), by._record).mean("prompt")
         found = self._framed(self._dataset.isel(prompt=reporting), self._record).mean("prompt", interval=interval)
         data = found._dataset.assign(chosen_on=decided._dataset["value"].variable)
@@ -245,8 +245,17 @@ class Measurement(Frame):
         record = self._record.add(settings={"chosen_on": {"prompts": labels, "by": by.name}})
         return self._framed(largest(data, k, "chosen_on"), record)
 
+    def _mean_of(self, x: Any) -> Any:
+        """The mean over prompts, each frame with the same weight where prompts have frames."""
+        if "prompt" not in x.dims:
+            return x
+        if self.frames is None:
+            return x.mean("prompt", skipna=False)
+        weights = np.array([1 / self.frames.count(frame) for frame in self.frames]) / len(set(self.frames))
+        return (x * x["prompt"].copy(data=weights)).sum("prompt", skipna=False)
+
     @property
-    def _frames(self) -> list[str] | None:
+    def frames(self) -> list[str] | None:
         """The frame of each prompt, where prompts have them."""
         told = self._dataset.coords.get("frame")
         return [str(name) for name in told.values] if told is not None and told.dims == ("prompt",) else None

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from pellucid.analysis import attribution, reading
-from pellucid.analysis.attribution import SPLITS, logit_attribution
+from pellucid.analysis.attribution import SPLITS, Swapped, logit_attribution
 from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError
 from pellucid.tasks.pairs import Pairs
 from tests.models import CONFIGS, config_of, configs, model_of
@@ -112,7 +112,7 @@ def test_prompts_may_go_through_one_by_one(monkeypatch):
     read = attribution._Asked.read
     monkeypatch.setattr(reading, "NUMBERS", 1)
     monkeypatch.setattr(
-        attribution._Asked, "read", lambda self, pairs, x: seen.append(len(pairs)) or read(self, pairs, x)
+        attribution._Asked, "read", lambda self, pairs, *more: seen.append(len(pairs)) or read(self, pairs, *more)
     )
     np.testing.assert_allclose(values(logit_attribution(model, PAIRS, by="head")), values(together), atol=1e-12)
     assert seen == [1, 1, 1]
@@ -146,3 +146,27 @@ def test_what_cannot_be_attributed_is_refused():
         logit_attribution(model, PAIRS, by="head", layer=2)
     with pytest.raises(ArgumentError, match="by='neuron' needs a model with MLPs, and this model has attention only"):
         logit_attribution(model_of("attention only"), PAIRS, by="neuron")
+
+
+def test_swapped_heads_write_what_they_do_elsewhere_and_the_scale_stays():
+    """Literally: the patched run's outputs, along the answers' direction, by the scale of the run without."""
+    model = model_of("gpt2", dtype=torch.float64)
+    tokens, other = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]), torch.tensor([[4, 3, 2, 1], [8, 7, 6, 5]])
+    pairs = Pairs.from_tokens(tokens, tokens, answer=[1, 2], wrong=[3, 4])
+    found = logit_attribution(model, pairs, by="head", swapped=Swapped([(0, 1)], other)).values
+    _, theirs = model.run_with_cache(other)
+
+    def put_in(z, hook):
+        z[:, :, 1] = theirs[hook.name][:, :, 1]
+        return z
+
+    with model.hooks(fwd_hooks=[("blocks.0.attn.hook_z", put_in)]):
+        _, cache = model.run_with_cache(tokens)
+    _, plain = model.run_with_cache(tokens)
+    for prompt, (right, wrong) in enumerate([(1, 3), (2, 4)]):
+        scale = plain["ln_final.hook_scale"][prompt, -1]
+        direction = (model.W_U[:, right] - model.W_U[:, wrong]) * model.ln_final.w
+        direction = direction - direction.mean()
+        for layer in range(2):
+            written = torch.einsum("hd,hdm->hm", cache["z", layer][prompt, -1], model.blocks[layer].attn.W_O)
+            np.testing.assert_allclose(found[prompt, layer], (written @ direction / scale).detach(), atol=1e-10)

@@ -26,7 +26,7 @@ def prompts_of(n=12, seed=0) -> Prompts:
     """BOS . A . B . A . END, for a wired model: both orders, and of several lengths."""
     draw = torch.Generator().manual_seed(seed)
     sides: dict[str, list[list[int]]] = {"clean": [], "turned": [], "other": []}
-    places: dict[str, list[int]] = {"IO": [], "S1": [], "S1+1": [], "S2": [], "S2+1": []}
+    places: dict[str, list[int]] = {"IO": [], "S1": [], "S1+1": [], "S2": [], "S2+1": [], "end-1": []}
     answers = []
     for i in range(n):
         io, s, *others = (torch.randperm(len(NAMES), generator=draw)[:5] + NAMES[0]).tolist()
@@ -39,7 +39,7 @@ def prompts_of(n=12, seed=0) -> Prompts:
             for name, token in zip(("IO", "S1", "S2"), names, strict=True):
                 row[at[name]] = token
             sides[side].append(row)
-        for name, place in {**at, "S1+1": at["S1"] + 1, "S2+1": at["S2"] + 1}.items():
+        for name, place in {**at, "S1+1": at["S1"] + 1, "S2+1": at["S2"] + 1, "end-1": at["S2"] + 1}.items():
             places[name].append(place)
         answers.append((io, s))
     told = {"answer": [io for io, _ in answers], "wrong": [s for _, s in answers], "positions": places}
@@ -68,14 +68,17 @@ def test_the_wired_heads_and_no_others_play_the_wired_roles(found):
         if role in heads:
             figure = found.figures[f"{role}_head"]
             assert figure.label == heads[role] and figure.low is not None
-            assert found.figures[f"{role}_head_control"].value == pytest.approx(0, abs=1e-3)
+            assert found.figures[f"{role}_head_control"].value < 1e-3
+            more = found.figures[f"{role}_head_minus_control"]
+            assert more.value == pytest.approx(figure.value - found.figures[f"{role}_head_control"].value)
     assert found.figures["negative_head"].value is None and "half of the names" in found.figures["negative_head"].reason
 
 
 def test_the_answer_stands_at_the_second_subject_and_then_at_the_end(found):
     assert found.figures["accuracy"].value == 1
-    assert found.figures["resid_localised_position"].label == "S2, layer 0"
+    assert found.figures["resid_localised_position"].label == "S2, layer 1"
     assert found.figures["resid_localised_position"].value == pytest.approx(1, abs=1e-3)
+    assert found.figures["resid_elsewhere"].value == pytest.approx(0, abs=1e-3)
     assert found.figures["resid_handover_layer"].value == 2  # the S-inhibition head of layer 1 has moved it
     corrupted, clean = (found.figures[f"logit_diff{side}"].value for side in ("_corrupted", ""))
     assert corrupted == pytest.approx(-clean, rel=1e-3)
@@ -104,7 +107,7 @@ def test_the_page_tells_the_story(found, tmp_path):
         "Where is it decided?",
         "Is it they that do it?",
         "What stays open?",
-        "S2, layer 0",
+        "S2, layer 1",
     ):
         assert told in page
     assert set(FIGURES) <= set(found.figures)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.analysis.reading import chunks
 from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.edits import Edit, Replace
 from pellucid.hooks.index import plain
 from pellucid.hooks.names import axes
+from pellucid.hooks.site import Site
 from pellucid.measurement import Measurement
 from pellucid.model.decompose import Part, along, before_norm, parts, stream
 from pellucid.model.norms import widened
@@ -32,7 +34,12 @@ SCALE = "ln_final.hook_scale"
 
 @torch.no_grad()
 def logit_attribution(
-    model: HookedTransformer, pairs: Pairs, *, by: str = "component", layer: int | Sequence[int] | None = None
+    model: HookedTransformer,
+    pairs: Pairs,
+    *,
+    by: str = "component",
+    layer: int | Sequence[int] | None = None,
+    swapped: "Swapped | None" = None,
 ) -> Measurement:
     """How much each part adds to the answers' logit, minus that of the wrong ones, at the end of each clean prompt.
 
@@ -46,6 +53,8 @@ def logit_attribution(
             writes. ``"neuron"``: what each neuron writes. ``"accumulated"``: the stream itself before and within each
             layer, with the scale of the final norm.
         layer: Only heads or neurons of this layer, or of these.
+        swapped: Heads that write what they do in other prompts; the norm's scale stays that of the run without. What
+            others then write more is what they take over.
 
     Returns:
         Logits: ``[prompt component]`` (``embed``, ``pos_embed``, ``attn0``, ``mlp0`` …; accumulated ``0_pre``,
@@ -73,9 +82,11 @@ def logit_attribution(
     if by not in SPLITS:
         raise UnknownNameError(f"by must be one of {', '.join(SPLITS)}, got {by!r}{nearest(by, SPLITS)}")
     layers = _layers(model, by, layer)
-    asked = _Asked(model, by, layers)
+    asked = _Asked(model, by, layers, swapped)
     answers = _Answers.of(model, pairs)
-    found = [asked.read(pairs[rows], answers.directions[rows]) for rows in chunks(pairs.clean, widest=asked.widest)]
+    found = [
+        asked.read(pairs[rows], answers.directions[rows], rows) for rows in chunks(pairs.clean, widest=asked.widest)
+    ]
     values, rest, constant, total = (torch.cat(x).cpu() for x in zip(*found, strict=True))
     per_prompt = {"constant": constant + answers.bias.to(constant), "total": total}
     per_prompt |= {"rest": rest} if by in ("head", "neuron") else {}
@@ -96,6 +107,25 @@ def logit_attribution(
         coords=coords,
         variables={name: ("prompt", x) for name, x in per_prompt.items()},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Swapped:
+    """Heads whose output is that of other prompts, at all positions."""
+
+    heads: Sequence[tuple[int, int]]
+    """Layer and number of each."""
+    tokens: Int[Tensor, "prompt pos"]
+    """The other prompts, each as long as its clean one."""
+
+    def edits(self, model: HookedTransformer, rows: slice) -> list[Edit]:
+        """What puts their output into a run of some prompts."""
+        names = [f"blocks.{layer}.attn.hook_z" for layer in dict.fromkeys(layer for layer, _ in self.heads)]
+        other = model.run(self.tokens[rows].to(model.device), reads=names, padding_side="right").cache
+        return [
+            Replace(other[f"blocks.{layer}.attn.hook_z"][:, :, [head]], Site("z", layer=layer, head=head))
+            for layer, head in self.heads
+        ]
 
 
 @dataclass(frozen=True)
@@ -144,8 +174,8 @@ def _layers(model: HookedTransformer, by: str, layer: int | Sequence[int] | None
 class _Asked:
     """What is read of a run of some prompts, and what is made of it."""
 
-    def __init__(self, model: HookedTransformer, by: str, layers: list[int]) -> None:
-        self.model, self.by, config = model, by, model.config
+    def __init__(self, model: HookedTransformer, by: str, layers: list[int], swapped: Swapped | None) -> None:
+        self.model, self.by, self.swapped, config = model, by, swapped, model.config
         self.parts = parts(config)
         self.split: list[Part] = []
         """The parts whose heads or neurons are told."""
@@ -181,15 +211,18 @@ class _Asked:
         sizes = {"d_model": config.d_model, "neuron": mlp, "head": config.attention.n_heads * config.attention.d_head}
         return sum(max(sizes.get(axis, 1) for axis in axes(name)) for name in self.names)
 
-    def read(self, pairs: Pairs, direction: Float[Tensor, "prompt d_model"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(
+        self, pairs: Pairs, direction: Float[Tensor, "prompt d_model"], of: slice
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(values `[prompt part]`, what the other parts add, what the norm's bias adds, what the logits say)."""
         here, model = pairs.to(self.model.device), self.model
-        ends = here.positions["end"]
-        done = model.run(
-            here.clean, reads=self.names, attention_mask=here.mask, padding_side="right", logits_at=ends[:, None]
-        )
+        ends, edits = here.positions["end"], [] if self.swapped is None else self.swapped.edits(model, of)
+        asked: dict[str, Any] = {"attention_mask": here.mask, "padding_side": "right"}
+        done = model.run(here.clean, edits=edits, reads=self.names, logits_at=ends[:, None], **asked)
         rows, metric = torch.arange(len(ends), device=ends.device), default_metric(here)
         cache = {name: x[rows, 0 if name == SCALE else ends] for name, x in done.cache.items()}
+        if edits and SCALE in cache:
+            cache[SCALE] = model.run(here.clean, reads=[SCALE], **asked).cache[SCALE][rows, ends]
         scale = cache.get(SCALE, direction.new_ones(len(ends), 1))
         before, constant = before_norm(model.ln_final, direction, scale)
         said = metric.score(done.logits[:, 0], metric.targets(here)[:, 0])

@@ -9,7 +9,7 @@ Source: Wang et al. 2022, "Interpretability in the Wild".
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.analysis.reading import chunks
@@ -17,16 +17,13 @@ from pellucid.analysis.token_circuits import embedded, folded, normed, shared
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Replace
-from pellucid.hooks.site import Site
 from pellucid.measurement import Measurement
-from pellucid.model.decompose import before_norm
 from pellucid.model.norms import widened
 from pellucid.patching.sites import point
-from pellucid.tasks.pairs import NONE, Pairs
+from pellucid.tasks.pairs import Pairs
 
 Head = tuple[int, int]
 """Layer and number."""
-SCALE = "ln_final.hook_scale"
 TOP = 5
 """Tokens that a head writes for most, among which the one attended to must be, for it to copy."""
 
@@ -100,41 +97,6 @@ def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurem
         _by_head(model, score, pairs, *told),
         _by_head(model, uniform[:, None, None].expand(score.shape), pairs, *told),
     )
-
-
-@torch.no_grad()
-def direct_effects(
-    model: HookedTransformer, pairs: Pairs, *, instead: Tensor | None = None, heads: Sequence[Head] = ()
-) -> Measurement:
-    """What each head writes along the answers' direction at each clean prompt's end, the final norm's scale frozen.
-
-    Args:
-        model: Model to read.
-        pairs: Prompts with answers.
-        instead: Other prompts as long as these, ``[prompt pos]``: `heads` write what they do there; the norm's scale is
-            that of this run.
-        heads: Which heads.
-
-    Returns:
-        ``[prompt layer head]``, logits.
-
-    Raises:
-        ArgumentError: The pairs have no answers.
-    """
-    ends, n_layers = pairs.positions["end"], model.config.n_layers
-    names = [point("z", layer) for layer in range(n_layers)]
-    parts = []
-    for rows, cache in _read(model, pairs, [*names, SCALE], instead, heads):
-        at = torch.arange(len(ends[rows]))
-        scale = cache[SCALE][at, ends[rows]]
-        direction, _ = before_norm(model.ln_final, _directions(model, pairs[list(range(len(pairs)))[rows]]), scale)
-        each = []
-        for layer, name in enumerate(names):
-            towards = torch.einsum("hdm,bm->bhd", widened(model.blocks[layer].attn.W_O), direction)
-            each.append((widened(cache[name][at, ends[rows]]) * towards).sum(-1))
-        parts.append(torch.stack(each, 1).cpu())
-    told = {"norm": "frozen", "replaced": [f"{layer}.{head}" for layer, head in heads]}
-    return _by_head(model, torch.cat(parts), pairs, "logits", "direct effect at the end", told)
 
 
 @torch.no_grad()
@@ -226,38 +188,11 @@ def _places(pairs: Pairs, name: str) -> Int[Tensor, " batch"]:
     return pairs.positions[name]
 
 
-def _directions(model: HookedTransformer, pairs: Pairs) -> Float[Tensor, "prompt d_model"]:
-    """The mean of the right answers' columns of `W_U`, minus that of the wrong ones."""
-    if pairs.answer is None:
-        raise ArgumentError("the pairs must have answers, these have none; give answer=…")
-    W_U = widened(model.W_U).T
-    sides = [_mean_rows(W_U, x) for x in (pairs.answer, pairs.wrong) if x is not None]
-    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
-
-
-def _mean_rows(rows: Tensor, ids: Int[Tensor, "prompt k"]) -> Float[Tensor, "prompt d_model"]:
-    ids = ids.to(rows.device)
-    there = (ids != NONE).to(rows)[..., None]
-    return (rows[ids.clamp(min=0)] * there).sum(1) / there.sum(1)
-
-
-def _read(
-    model: HookedTransformer,
-    pairs: Pairs,
-    names: Sequence[str],
-    instead: Tensor | None = None,
-    heads: Sequence[Head] = (),
-) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Activations of the clean prompts, some at a time; some heads write what they do in other prompts."""
+def _read(model: HookedTransformer, pairs: Pairs, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Activations of the clean prompts, some at a time."""
     widest = max(1, model.config.n_layers * model.config.attention.n_heads * pairs.mask.shape[1])
-    sites = [point("z", layer) for layer in dict.fromkeys(layer for layer, _ in heads)]
     for rows in chunks(pairs.clean, widest=widest):
-        edits = []
-        if instead is not None and heads:
-            other = model.run(instead[rows].to(model.device), reads=sites, padding_side="right").cache
-            for layer, head in heads:
-                edits.append(Replace(other[point("z", layer)][:, :, [head]], Site("z", layer=layer, head=head)))
-        run = model.run(pairs.clean[rows].to(model.device), edits=edits, reads=list(names), padding_side="right")
+        run = model.run(pairs.clean[rows].to(model.device), reads=list(names), padding_side="right")
         yield rows, dict(run.cache)
 
 

@@ -60,8 +60,7 @@ def explain(
         told |= {"probability": found.probability, "rank": found.rank, "said": [list(pair) for pair in found.said]}
         print_json(told | {"components": parts, "heads": dict(found.top_heads())})
         return
-    verdict = "It can." if found.can else "It cannot."
-    typer.echo(f"{verdict} {found.answer!r}: {found.probability:.1%}, rank {found.rank + 1}")
+    typer.echo(f"{found.verdict}. {found.answer!r}: {found.probability:.1%}, rank {found.rank + 1}")
     typer.echo(f"logit of {found.answer!r} minus that of {found.wrong!r}: {found.difference:+.3f}")
     print_table(["says", "probability"], [[repr(token), f"{share:.1%}"] for token, share in found.said])
     largest = sorted(parts.items(), key=lambda part: -abs(part[1]))[:8]

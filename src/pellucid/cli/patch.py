@@ -107,6 +107,7 @@ def patch(
     _check_prompts(text, task)
     _check_question(site, over, senders, receivers, paths=paths, estimated=method is not None, explain=explain)
     _check_idle(freeze, through, steps, paths=paths, method=method, resume=resume)
+    _check_drawn(task, n, seed)
     if out is not None:
         _check_folder(out, resume=resume, overwrite=overwrite)
     read = loaded(model)
@@ -193,6 +194,11 @@ def _check_idle(freeze: str, through: str, steps: int | None, *, paths: bool, me
         raise typer.BadParameter("--steps goes with --method ig-inputs or ig-activations")
     if resume and method is not None:
         raise typer.BadParameter("--resume is for exact sweeps; estimates are made at once")
+
+
+def _check_drawn(task: str | None, n: int | None, seed: int) -> None:
+    if task is None and (n is not None or seed):
+        raise typer.BadParameter("--prompts and --seed are of a task; they go with --task")
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -216,16 +216,26 @@ def smallest_p(n: int) -> float:
     return max(0.5 ** (n - 1), 1 / (DRAWS + 1))
 
 
-def split(n: int) -> tuple[range, range]:
+def split(n: int, frames: Sequence[Hashable] | None = None) -> tuple[Sequence[int], Sequence[int]]:
     """The prompts to choose a cell on, and the others, to say what it measures: the best looks better than it is.
 
-    Of three prompts one chooses; a single one must do both.
+    Of three prompts one chooses; a single one must do both. Whole frames go to one side: their prompts are alike.
+
+    Args:
+        n: How many prompts.
+        frames: The template of each; None: each prompt stands for itself.
 
     Example:
         >>> split(5)
         (range(0, 2), range(2, 5))
+        >>> split(6, ["a", "b", "c", "a", "b", "c"])
+        ([0, 3], [1, 2, 4, 5])
     """
-    return range(max(1, n // 2)), range(n // 2, n)
+    if frames is None:
+        return range(max(1, n // 2)), range(n // 2, n)
+    names = list(dict.fromkeys(frames))
+    first, second = (set(side) for side in (names[: max(1, len(names) // 2)], names[len(names) // 2 :]))
+    return [at for at in range(n) if frames[at] in first], [at for at in range(n) if frames[at] in second]
 
 
 def _part(x: Float[np.ndarray, "n cells"], alpha: float, method: str, seed: int) -> Float[np.ndarray, "4 cells"]:

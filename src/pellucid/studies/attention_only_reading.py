@@ -8,21 +8,16 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.analysis.ngrams import SEEN, strongest_trigrams
+from pellucid.analysis.token_counts import lift, trigram_counts
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.model.norms import widened
 
 Rows = Int[Tensor, "row length"]
-SEEN = 50
-"""A token must stand so often in the text to be part of a skip-trigram that is read off."""
-CANDIDATES = 20
-"""Destinations, and outputs, that are looked at for each source."""
-EACH = 2
-"""Skip-trigrams of one head that may have the same source, or the same destination and output."""
 
 
 class Bigrams(NamedTuple):
@@ -83,80 +78,24 @@ class SkipTrigrams(NamedTuple):
 def skip_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> SkipTrigrams:
     """The strongest skip-trigrams of each head of the first layer, and their counts in the text.
 
-    d attends to s where `q_d · k_s` is above what d gives other tokens, as often as these occur; then s raises the
-    logit of o by `W_V W_O W_U`. Positions are left out, and so is the final norm's scale. Triples are ranked by the sum
-    of the logarithms of both.
+    The mechanism is `pellucid.analysis.ngrams.strongest_trigrams`. Positions are left out, and so is the final norm's
+    scale. Special tokens are no part of a triple.
 
     Args:
         model: With positions that the stream does not carry.
         rows: The text.
         n: Triples of each head.
     """
-    attn, d_vocab = model.blocks[0].attn, model.config.d_vocab
-    read = widened(model.blocks[0].ln1(model.W_E[None])[0])
-    occurs = torch.bincount(rows.flatten(), minlength=d_vocab).double()
-    often, share = occurs >= SEEN, (occurs / occurs.sum()).to(read)
+    occurs = torch.bincount(rows.flatten(), minlength=model.config.d_vocab).double()
+    often = occurs >= SEEN
     if model.tokenizer is not None:
         often[list(model.tokenizer.policy.special_ids)] = False
-    found = []
-    for head in range(model.config.attention.n_heads):
-        b_Q = 0 if attn.b_Q is None else attn.b_Q[head]
-        scores = (read @ attn.W_Q[head] + b_Q) @ (read @ attn.W_K[head]).T * model.config.attention.factor
-        attends = scores - (scores + share.log()).logsumexp(1, keepdim=True)
-        writes = read @ attn.W_V[head] @ attn.W_O[head]
-        raises = (writes - writes.mean(1, keepdim=True)) @ model.W_U
-        raises = raises - raises.mean(1, keepdim=True)
-        raises = raises - share @ raises  # more than the text's tokens do on the whole
-        attends[~often], raises[:, ~often] = -torch.inf, -torch.inf
-        attends.fill_diagonal_(-torch.inf)  # what a token says after itself is a bigram
-        found.append(_strongest(head, attends.T, raises, often, n))
-    triples = torch.cat(found)
+    heads = range(model.config.attention.n_heads)
+    triples = strongest_trigrams(model, occurs / occurs.sum(), often, heads=heads, n=n).triples
     moved = triples.clone()
     moved[:, 1] = triples[:, 1].roll(n // 2 or 1)
-    counts, others = (_counted(each, rows) for each in (triples, moved))
+    counts, others = (trigram_counts(each, [rows.numpy()]) for each in (triples, moved))
     return SkipTrigrams(triples, lift(counts), lift(others), counts)
-
-
-def lift(counts: Int[Tensor, "triple 4"]) -> Float[Tensor, " triple"]:
-    """How many times likelier, half an occurrence being added to each count; NaN where d stands on one side only."""
-    n, k, n_without, k_without = counts.double().unbind(1)
-    found = ((k + 0.5) / (n + 1)) / ((k_without + 0.5) / (n_without + 1))
-    return found.where((n > 0) & (n_without > 0), torch.nan)
-
-
-def _strongest(
-    head: int,
-    attends: Float[Tensor, "s d"],
-    raises: Float[Tensor, "s o"],
-    often: Tensor,
-    n: int,
-) -> Int[Tensor, "triple part"]:
-    k = min(CANDIDATES, int(often.sum()))
-    by, d = attends.topk(k, dim=1)
-    up, o = raises.topk(k, dim=1)
-    strength = by[:, :, None] + up.clamp(min=1e-9).log()[:, None]
-    strength[~often] = -torch.inf
-    chosen: list[tuple[int, int, int]] = []
-    for place in strength.flatten().argsort(descending=True)[: 100 * n].tolist():
-        s, rest = divmod(place, k * k)
-        triple = (s, int(d[s, rest // k]), int(o[s, rest % k]))
-        if sum(one[0] == s for one in chosen) < EACH and sum(one[1:] == triple[1:] for one in chosen) < EACH:
-            chosen.append(triple)
-        if len(chosen) == n:
-            break
-    return torch.tensor([(head, *triple) for triple in chosen], dtype=torch.int64).view(-1, 4)
-
-
-def _counted(triples: Int[Tensor, "triple part"], rows: Rows) -> Int[Tensor, "triple 4"]:
-    text = rows.numpy()
-    found = []
-    for _, s, d, o in triples.tolist():
-        before = np.zeros(text.shape, dtype=bool)
-        before[:, 1:] = np.logical_or.accumulate(text == s, axis=1)[:, :-1]
-        here, follows = text[:, :-1] == d, text[:, 1:] == o
-        behind, without = here & before[:, :-1], here & ~before[:, :-1]
-        found.append([behind.sum(), (behind & follows).sum(), without.sum(), (without & follows).sum()])
-    return torch.tensor(np.array(found).reshape(-1, 4), dtype=torch.int64)
 
 
 class Maps(NamedTuple):

@@ -6,6 +6,7 @@ question, whose answer depends on how the weights were processed.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -43,7 +44,7 @@ class Explanation:
     answer: str
     wrong: str
     chosen: bool
-    """Whether the wrong answer is the model's own most probable other token."""
+    """Whether the wrong answer is the model's own: what it says to the corrupted prompt, else its best other one."""
     difference: float
     """Logit of the answer minus that of the wrong one."""
     rank: int
@@ -66,6 +67,13 @@ class Explanation:
         """Whether the right answer is preferred to the wrong one."""
         return self.difference > 0
 
+    @property
+    def verdict(self) -> str:
+        """In words: whether the answer comes first, or is only preferred to the wrong one, or not even that."""
+        if self.rank == 0:
+            return "It can"
+        return f"It prefers {self.answer!r} to {self.wrong!r}, but says neither" if self.can else "It cannot"
+
     def top_heads(self) -> list[tuple[str, float]]:
         """The heads that matter most, and their effects."""
         means = self.heads.mean("prompt")
@@ -75,7 +83,7 @@ class Explanation:
     def page(self) -> Page:
         """One page."""
         how = "patched from the clean prompt into the corrupted one" if self.corrupted else "set to zero"
-        verdict = "It can" if self.can else "It cannot"
+        verdict = self.verdict
         page = Page(
             f"{self.prompt!r}",
             lead=f"{verdict}: {self.answer!r} has {self.probability:.1%}, rank {self.rank + 1}; its logit minus that "
@@ -107,6 +115,15 @@ class Explanation:
         return page
 
 
+GLUE = " \n([{\"'“‘-_/#@$"
+"""Behind these a word follows without a space."""
+
+
+def _token(tokenizer: Any, prompt: str, answer: str) -> int:
+    exact = answer[:1].isspace() or prompt[-1:] in GLUE
+    return tokenizer.single(answer) if exact else word_token(tokenizer, answer)
+
+
 @torch.no_grad()
 def explain(
     model: HookedTransformer, prompt: str, *, answer: str, wrong: str | None = None, corrupted: str | None = None
@@ -116,8 +133,10 @@ def explain(
     Args:
         model: Any model with a tokenizer.
         prompt: What it reads.
-        answer: What should come next, one token; a space in front is added where the tokenizer wants one.
-        wrong: What should not; None: the most probable token but the answer.
+        answer: What should come next, one token; a space in front is added, unless it has one or the prompt ends with a
+            space, a bracket, a quotation mark or the like.
+        wrong: What should not, likewise; None: what the model says to the corrupted prompt, else its most probable
+            token, the answer left out.
         corrupted: A prompt of as many tokens, where the answer is not right; None: parts are set to zero instead.
 
     Raises:
@@ -131,11 +150,16 @@ def explain(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise TokenError("a prompt needs a tokenizer, and this model came without one; set model.tokenizer")
-    right = word_token(tokenizer, answer.strip()) if answer.strip() else tokenizer.single(answer)
+    right = _token(tokenizer, prompt, answer)
     pairs = Pairs.from_text(tokenizer, prompt, prompt if corrupted is None else corrupted)
     logits = widened(model.run(pairs.clean.to(model.device), logits_at=[-1]).logits[0, 0])
     shares, order = logits.softmax(0), logits.argsort(descending=True).tolist()
-    left = next(i for i in order if i != right) if wrong is None else word_token(tokenizer, wrong.strip())
+    theirs = order
+    if corrupted is not None:
+        theirs = (
+            model.run(pairs.corrupted.to(model.device), logits_at=[-1]).logits[0, 0].argsort(descending=True).tolist()
+        )
+    left = next(i for i in theirs if i != right) if wrong is None else _token(tokenizer, prompt, wrong)
     if left == right:
         raise ArgumentError(f"answer and wrong must be two tokens, got {answer!r} for both")
     pairs = pairs.with_answers(answer=right, wrong=left)

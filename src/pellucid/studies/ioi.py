@@ -27,9 +27,9 @@ from pellucid.tasks.metrics import Accuracy, LogitDiff
 ROLES = ("name_mover", "negative", "s_inhibition", "duplicate_token", "previous_token", "induction", "backup")
 FIGURES = {
     **{"accuracy": "fraction", "top_1": "fraction", "logit_diff": "logits", "logit_diff_corrupted": "logits"},
-    **{"resid_localised_position": "fraction", "resid_handover_layer": "layer"},
-    **{f"{role}_head{control}": "attention mass" for role in ROLES for control in ("", "_control")},
-    **{"knockout_found_logit_diff": "logits", "knockout_random_logit_diff": "logits"},
+    **{"resid_localised_position": "fraction", "resid_handover_layer": "layer", "resid_elsewhere": "fraction"},
+    **{f"{role}_head{key}": "attention mass" for role in ROLES for key in ("", "_control", "_minus_control")},
+    **{f"knockout_{what}_logit_diff": "logits" for what in ("none", "found", "random")},
 }
 """Every figure on the task, and its unit where it has no value."""
 ABLE = 0.75
@@ -150,10 +150,12 @@ def _circuit(
     findings, roles = ioi_heads.roles(model, prompts)
     found.add(findings)
     found.add(ioi_heads.looks(model, prompts))
+    say("what is left without the heads that are missed most")
+    knock, alone = ioi_parts.chosen(model, prompts, seed=seed)
+    found.measurements["heads_knocked_out_alone"] = alone
+    found.add(ioi_parts.knocked_out(model, prompts, knock))
     say("edges into the heads found")
-    found.add(ioi_parts.edges(model, prompts, roles["name_mover"].found()))
-    say("what is left without them")
-    found.add(ioi_parts.knocked_out(model, prompts, seed=seed))
+    found.add(ioi_parts.edges(model, prompts, roles["name_mover"].found(), knock.found))
 
 
 def _nothing(reason: str, *, but: set[str] | frozenset[str] = frozenset()) -> Findings:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pellucid.analysis.attribution import Swapped, logit_attribution
 from pellucid.analysis.task_heads import (
     Head,
     attention_between,
     attention_from,
     copying,
-    direct_effects,
     lowered_attention,
     previous_attention,
 )
@@ -54,21 +54,23 @@ class Role:
         if not ranked:
             reason = self.reason if self.score.values.size else "the model has no attention heads"
             nothing = Figure(unit=unit, reason=reason or "the scores are no numbers")
-            return {f"{self.name}_head": nothing, f"{self.name}_head_control": nothing}
+            return {f"{self.name}_head{key}": nothing for key in ("", "_control", "_minus_control")}
         label = ranked[0][0]
         layer, head = head_of(label)
-        _, reporting = split(self.score.shape[0])
-        of_head = [
-            part.sel(prompt=list(reporting), layer=layer, head=head).mean("prompt")
-            for part in (self.score, self.control)
-        ]
-        keys = (f"{self.name}_head", f"{self.name}_head_control")
-        return {key: Figure.of(mean, label=label) for key, mean in zip(keys, of_head, strict=True)}
+        _, reporting = split(self.score.shape[0], self.score.frames)
+        told = {"": self.score, "_control": self.control, "_minus_control": self.score - self.control}
+        return {
+            f"{self.name}_head{key}": Figure.of(
+                part.sel(prompt=list(reporting), layer=layer, head=head).mean("prompt"), label=label
+            )
+            for key, part in told.items()
+        }
 
     def _ranked(self) -> list[tuple[str, float]]:
-        choosing, _ = split(self.score.shape[0])
-        difference = self.score.values[list(choosing)] - self.control.values[list(choosing)]
-        means = difference.mean(0) if difference.size else difference.sum(0)
+        if not self.score.values.size:
+            return []
+        choosing, _ = split(self.score.shape[0], self.score.frames)
+        means = (self.score - self.control).sel(prompt=list(choosing)).mean("prompt").values
         if self.barred is not None:
             means = np.where(self.barred, np.nan, means)
         order = np.argsort(-np.nan_to_num(means.ravel(), nan=-np.inf), kind="stable")
@@ -106,14 +108,14 @@ def looks(model: HookedTransformer, prompts: Prompts) -> Findings:
     pairs = prompts.turned
     made = {f"attention_from_{name}": attention_from(model, pairs, name) for name in ("end", "S2", "S2+1")}
     for name, ids in (("IO", pairs.answer), ("S", pairs.wrong)):
-        made[f"writes_for_{name}"] = direct_effects(model, pairs.with_answers(answer=ids))
+        made[f"writes_for_{name}"] = logit_attribution(model, pairs.with_answers(answer=ids), by="head")
     return Findings(measurements=made)
 
 
 def _movers(model: HookedTransformer, prompts: Prompts, shares: dict[bool, Measurement]) -> list[Role]:
     """Attention from the end to the indirect object, times what the head writes for it."""
     sides = [
-        (attention_between(model, pairs, "end", "IO"), direct_effects(model, pairs))
+        (attention_between(model, pairs, "end", "IO"), logit_attribution(model, pairs, by="head"))
         for pairs in (prompts.turned, prompts.control)
     ]
     made = []
@@ -127,27 +129,46 @@ def _movers(model: HookedTransformer, prompts: Prompts, shares: dict[bool, Measu
 
 def _by_patching(model: HookedTransformer, prompts: Prompts, movers: Sequence[Head], shares: Measurement) -> list[Role]:
     """The roles that are told by what becomes of the name movers: S-inhibition, and backup."""
-    pairs, control = prompts.turned, prompts.control
-    everywhere = np.ones(shares.shape, bool)
-    looked, on_control = (attention_between(model, each, "end", "S2") for each in (pairs, control))
+    pairs, everywhere = prompts.turned, np.ones(shares.shape, bool)
+    looked = attention_between(model, pairs, "end", "S2")
     if not movers:
         nothing = "no name mover was found, whose attention it could lower, or whose work it could take over"
-        return [Role(name, looked, on_control, everywhere, nothing) for name in ("s_inhibition", "backup")]
-    lowered = [lowered_attention(model, pairs, prompts.unrepeated.corrupted, mover, ("S1", "S2")) for mover in movers]
-    most = np.max([one.values for one in lowered], 0)
-    below = np.broadcast_to((np.arange(shares.shape[0]) >= max(layer for layer, _ in movers))[:, None], shares.shape)
-    taken = np.clip(most, 0, None)
-    inhibition, unmoved = (_scaled(one, taken, "attention mass") for one in (looked, on_control))
-    before = direct_effects(model, pairs)
-    after = direct_effects(model, pairs, instead=prompts.unrepeated.corrupted, heads=movers)
+        return [Role(name, looked, looked, everywhere, nothing) for name in ("s_inhibition", "backup")]
+    lowest, best = min(layer for layer, _ in movers), movers[0]
+    other = prompts.unrepeated.corrupted
+    layers = np.broadcast_to(np.arange(shares.shape[0])[:, None], shares.shape)
+    inhibition, unmoved = (
+        _scaled(looked, lowered_attention(model, pairs, other, best, keys).values, "attention mass")
+        for keys in (("S1", "S2"), ("IO",))
+    )
     out = np.zeros(shares.shape, bool)
     for layer, head in movers:
         out[layer, head] = True
-    gained, none = after - before, before - before
+    gained, by_others = (_gained(model, prompts, heads) for heads in (movers, _others(movers, out)))
     return [
-        Role("s_inhibition", inhibition, unmoved, below, "no head lies below the name movers"),
-        Role("backup", gained, none, out | (shares.values < COPIES), "no other head copies names"),
+        Role("s_inhibition", inhibition, unmoved, layers >= best[0], "no head lies below the name movers"),
+        Role(
+            "backup",
+            gained,
+            by_others,
+            out | (layers <= lowest) | (shares.values < COPIES),
+            "no head above the name movers copies names",
+        ),
     ]
+
+
+def _others(heads: Sequence[Head], out: np.ndarray) -> list[Head]:
+    """As many other heads of the same layers, as far as there are any."""
+    free = {layer: [head for head in range(out.shape[1]) if not out[layer, head]] for layer, _ in heads}
+    return [(layer, free[layer].pop(0)) for layer, _ in heads if free[layer]]
+
+
+def _gained(model: HookedTransformer, prompts: Prompts, heads: Sequence[Head]) -> Measurement:
+    """What each head writes more for the right name when some heads write what they do where nothing repeats."""
+    before = logit_attribution(model, prompts.turned, by="head")
+    swapped = Swapped(heads, prompts.unrepeated.corrupted)
+    after = logit_attribution(model, prompts.turned, by="head", swapped=swapped)
+    return after - before
 
 
 def _product(looked: Measurement, written: Measurement, sign: float) -> Measurement:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pellucid.maths.statistics import split
 from pellucid.measurement import Measurement
 from pellucid.report.page import Page
 from pellucid.studies.ioi import ROLES
@@ -26,6 +27,18 @@ WORDS = {
     "backup": "backup: gains direct effect when the name movers are out",
 }
 SHOWN = 12
+HALVES = "Chosen on one half of the prompts, measured on the other."
+EDGES = {
+    "edges_to_name_movers": "the name movers' queries",
+    "edges_to_heads": "the heads that are missed most",
+    "edges_to_logits": "the logits",
+}
+PAPER = {
+    **{"name_mover": "9.9 10.0 9.6", "negative": "10.7 11.10", "s_inhibition": "7.3 7.9 8.6 8.10"},
+    **{"duplicate_token": "0.1 3.0 (0.10)", "previous_token": "2.2 4.11", "induction": "5.5 6.9 (5.8 5.9)"},
+    "backup": "9.0 9.7 10.1 10.2 10.6 10.10 11.2 11.9",
+}
+"""The heads of GPT-2 small, as Wang et al. 2022 found them."""
 
 
 def ioi_page(result: StudyResult) -> Page:
@@ -43,11 +56,11 @@ def ioi_page(result: StudyResult) -> Page:
 
 
 def plays(result: StudyResult, role: str) -> bool:
-    """Whether the best head of a role is clear of its control, on the prompts that it was not chosen on."""
-    score, control = (result.figures[f"{role}_head{part}"] for part in ("", "_control"))
-    if score.value is None or control.value is None:
+    """Whether the best head of a role is clear of its control, and surely so, on prompts that did not choose it."""
+    more = result.figures[f"{role}_head_minus_control"]
+    if more.value is None or more.low is None:
         return False
-    return score.value - control.value >= CLEAR[score.unit]
+    return more.value >= CLEAR[more.unit] and more.low > 0
 
 
 def _lead(result: StudyResult) -> str:
@@ -60,7 +73,7 @@ def _lead(result: StudyResult) -> str:
     gone = (
         ""
         if left.value is None
-        else f" Without {left.label} the logit difference falls from {_number(figures['logit_diff'])} to "
+        else f" Without {left.label} the logit difference falls from {_number(figures['knockout_none_logit_diff'])} to "
         f"{left.value:.2f}; without as many random heads it is {_number(figures['knockout_random_logit_diff'])}."
     )
     heads = ", ".join(told) or "no head that is clear of its control"
@@ -89,9 +102,16 @@ def _where(page: Page, result: StudyResult) -> None:
     if swept[0] is None:
         return
     at, handed = (result.figures[name] for name in ("resid_localised_position", "resid_handover_layer"))
-    text = f"Most is carried by **{at.label}**: {_number(at)} of the way from corrupted to clean."
-    if handed.value is not None:
-        text += f" From layer {handed.value:.0f} on the last token carries more than any other position."
+    elsewhere = result.figures["resid_elsewhere"]
+    text = "Before layer 0 the two runs differ in the second subject alone, so that it carries everything there."
+    if at.value is not None and handed.value is not None and elsewhere.value is not None:
+        n_layers = swept[0].shape[1]
+        where = f"From layer {handed.value:.0f} on" if handed.value < n_layers else "Only behind the last layer"
+        text += (
+            f" Above it most is carried by **{at.label}**: {_number(at)} of the way from corrupted to clean. {where} "
+            f"the last token carries more than any other position. Up to {_number(elsewhere)} of the way stands at "
+            f"positions that have no name here ({elsewhere.label})."
+        )
     page.section("Where is it decided?").text(text)
     for effect, what in zip(swept, ("stream before each layer", "attention's output", "MLP's output"), strict=True):
         if effect is not None:
@@ -125,26 +145,41 @@ def _which(page: Page, result: StudyResult) -> None:
     page.figure(plot(z.normalised().mean("prompt"), title="Heads patched"), "Each head's output patched alone.")
     neurons = {name: x for name, x in result.measurements.items() if name.startswith("neurons_")}
     for effect in neurons.values():
-        best = effect.effect().mean("prompt").top(SHOWN)
-        rows = [[label, f"{value:.3f}"] for label, value in zip(best.labels, best.values.tolist(), strict=True)]
-        page.table(["neuron", "effect, logits"], rows, "Neurons patched alone, those that help most.")
+        page.table(
+            ["neuron", "effect, logits", "95 % interval"],
+            _top(effect.effect(), SHOWN),
+            f"Neurons patched alone. {HALVES}",
+        )
 
 
 def _roles(page: Page, result: StudyResult) -> None:
     if result.figures["duplicate_token_head"].value is None and "heads_z" not in result.measurements:
         return
+    published = result.figures["paragraph_loss"].published is not None
     rows = []
     for role in ROLES:
         score, control = (result.figures[f"{role}_head{part}"] for part in ("", "_control"))
         verdict = "yes" if plays(result, role) else "no"
-        rows.append([WORDS[role], score.label, *_cells(score), _number(control), score.unit, verdict])
+        known = [PAPER[role]] if published else []
+        rows.append([WORDS[role], score.label, *_cells(score), _number(control), score.unit, verdict, *known])
     page.section("Which head plays which role?").table(
-        ["role", "best head", "score", "95 % interval", "control", "unit", "clear"],
+        [
+            "role",
+            "best head",
+            "score",
+            "95 % interval",
+            "control",
+            "unit",
+            "clear",
+            *(["published"] if published else []),
+        ],
         rows,
-        "The best head of each role, chosen on one half of the prompts and measured on the other. Control: the same on "
-        "prompts in which no name is repeated; for the previous token, uniform attention; for a backup, its own effect "
-        f"before. Name movers and backups must have {COPIES:.0%} of the names, where they attend to them, among the "
-        "five tokens they write for most.",
+        "The best head of each role, chosen on one half of the prompts and measured on the other. Control: the same "
+        "on prompts in which no name is repeated; for the previous token, uniform attention; for S-inhibition, what "
+        "the head takes from the name mover's attention to the indirect object; for a backup, what it gains when as "
+        f"many other heads are out. Clear: above the control by {CLEAR['logits']} logits or {CLEAR['attention mass']} "
+        f"of attention, and above it with 95 % confidence. Name movers and backups must have {COPIES:.0%} of the "
+        "names, where they attend to them, among the five tokens that they write for most.",
     )
     for role in ROLES:
         figure = result.figures[f"{role}_head"]
@@ -163,19 +198,17 @@ def _how(page: Page, result: StudyResult) -> None:
     )
     rows = []
     for site, effect in known.items():
-        for label, value in _top(effect.normalised().mean("prompt"), 4):
-            rows.append([site, label, f"{value:.2f}"])
-    page.table(["what is patched", "head", "fraction"], rows, "The heads that bring most back, part by part.")
-    for name, words in (("edges_to_name_movers", "the name movers' queries"), ("edges_to_logits", "the logits")):
+        rows += [[site, *row] for row in _top(effect.normalised(), 4)]
+    columns = ["what is patched", "head", "fraction", "95 % interval"]
+    page.table(columns, rows, f"The heads that bring most back, part by part. {HALVES}")
+    for name, words in EDGES.items():
         edges = result.measurements.get(name)
         if edges is not None:
-            found = edges.effect().mean("prompt")
-            rows = [[label, f"{value:.3f}"] for label, value in _top(found, SHOWN, lowest=True)]
             page.table(
-                ["edge", "change of the logit difference"],
-                rows,
+                ["edge", "change of the logit difference", "95 % interval"],
+                _top(edges.effect(), SHOWN, lowest=True),
                 f"Edges into {words}, through MLPs: what the sender writes where no name is repeated put in; the ones "
-                "whose loss costs most.",
+                f"whose loss costs most. {HALVES}",
             )
 
 
@@ -184,7 +217,7 @@ def _evidence(page: Page, result: StudyResult) -> None:
     if "knockout" not in result.measurements:
         return
     words = {
-        "logit_diff": "all heads",
+        "knockout_none_logit_diff": "all heads",
         "knockout_found_logit_diff": f"without {left.label}",
         "knockout_random_logit_diff": "without as many others",
     }
@@ -267,10 +300,17 @@ def _figures(page: Page, result: StudyResult, words: dict[str, str], caption: st
         page.text(f"Missing: {str(reason).rstrip('.')}.")
 
 
-def _top(means: Measurement, k: int, *, lowest: bool = False) -> list[tuple[str, float]]:
-    values = means.values.ravel() * (-1 if lowest else 1)
-    order = [int(at) for at in np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:k]]
-    return [(means.labels[at], float(means.values.ravel()[at])) for at in order if np.isfinite(values[at])]
+def _top(measured: Measurement, k: int, *, lowest: bool = False) -> list[list[object]]:
+    """The largest cells (or the lowest): name, mean and interval, chosen on one half of the prompts."""
+    sign = -1.0 if lowest else 1.0
+    choosing, reporting = split(measured.shape[0], measured.frames)
+    decided, told = (measured.sel(prompt=list(rows)).mean("prompt") for rows in (choosing, reporting))
+    values = np.nan_to_num(sign * decided.values.ravel(), nan=-np.inf)
+    labels, data, rows = told.labels, told.dataset, []
+    for at in (int(at) for at in np.argsort(-values, kind="stable")[:k] if np.isfinite(values[at])):
+        mean, low, high = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
+        rows.append([labels[at], f"{mean:.3f}", f"{low:.3f} … {high:.3f}" if np.isfinite([low, high]).all() else None])
+    return rows
 
 
 def _cells(figure: Figure) -> list[object]:

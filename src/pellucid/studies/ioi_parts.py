@@ -8,6 +8,7 @@ one (the ABC prompts of Wang et al. 2022).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ LAYERS_OF_NEURONS = 2
 """Whose neurons are swept: the layers whose MLP matters most."""
 SHARE_OF_HEADS, FEWEST = 0.1, 3
 """Heads that are knocked out: at most this share of all, but so many."""
+READERS = 4
+"""Of the heads that are missed most, those whose incoming edges are looked at."""
 RANDOM_SETS = 10
 """Of as many heads each, drawn from the others."""
 
@@ -36,32 +39,63 @@ def localised(model: HookedTransformer, prompts: Prompts) -> Findings:
         if site == "mlp_out" and model.config.mlp is None:
             continue
         found.measurements[site] = sweep(model, prompts.turned, site=site, over=("layer", "position"), progress=False)
-    shares = found.measurements["resid_pre"].normalised().mean("prompt")
-    at, handed = _where(shares)
-    found.figures["resid_localised_position"] = at
-    found.figures["resid_handover_layer"] = handed
+    swept = found.measurements["resid_pre"].normalised()
+    at, handed, elsewhere = _where(swept)
+    names = ("resid_localised_position", "resid_handover_layer", "resid_elsewhere")
+    found.figures |= dict(zip(names, (at, handed, elsewhere), strict=True))
     return found
 
 
-def _where(shares: Measurement) -> tuple[Figure, Figure]:
-    """The position that carries the answer before the end does, and the layer from which on the end does."""
-    names = [str(name) for name in shares.dataset["position"].values.tolist()]
-    places = [at for at, name in enumerate(names) if name != "end"]
-    inside, end = shares.values[:, places], shares.values[:, names.index("end")]
-    if not inside.size or not np.isfinite(shares.values).all():
-        nothing = Figure(unit="fraction", reason="the model has no layers, or both runs give the same")
-        return nothing, Figure(unit="layer", reason=nothing.reason)
-    layer, best = np.unravel_index(int(inside.argmax()), inside.shape)
-    name = names[places[int(best)]]
-    cell = shares.sel(layer=int(layer), position=name)
-    later = [at for at in range(len(end)) if end[at] > inside[at].max()]
-    layer_of_end = float(later[0] if later else len(end))  # behind the last layer the end is all there is
-    handover = Figure(unit="layer", value=layer_of_end, reason="a layer is no mean of prompts", label="end")
-    return Figure.of(cell, label=f"{name}, layer {int(layer)}"), handover
+def _where(swept: Measurement) -> tuple[Figure, Figure, Figure]:
+    """The position that carries the answer above layer 0, the layer from which on the end does, and what is elsewhere.
+
+    Below layer 0 the two runs differ in the second subject alone, which says nothing of the model.
+    """
+    shares, names = swept.mean("prompt"), [str(name) for name in swept.dataset["position"].values]
+    n_layers, end = shares.shape[0], names.index("end")
+    inside = np.delete(shares.values, end, 1)
+    if n_layers < 2 or not np.isfinite(shares.values).all():
+        reason = "the model has one layer, between whose parts the stream is not looked at"
+        return tuple(Figure(unit=unit, reason=reason) for unit in ("fraction", "layer", "fraction"))  # pyright: ignore
+    upper = swept.sel(layer=list(range(1, n_layers)), position=[name for name in names if name != "end"])
+    best = upper.best(1)
+    at = best_figure(
+        best, f"{best.dataset['position'].values.item()}, layer {int(best.dataset['layer'].values.item())}"
+    )
+    wins = shares.values[:, end] > inside.max(1)
+    later = [layer for layer in range(n_layers) if wins[layer:].all()]
+    handed = float(later[0] if later else n_layers)  # behind the last layer the end is all there is
+    missing = 1 - np.clip(shares.values[1:], 0, 1).sum(1)
+    return (
+        at,
+        Figure(unit="layer", value=handed, reason="a layer is no mean of prompts", label="end"),
+        Figure(
+            unit="fraction",
+            value=float(max(0.0, missing.max())),
+            reason="the largest of several means",
+            label=f"layer {1 + int(missing.argmax())}",
+        ),
+    )
+
+
+def best_figure(best: Measurement, label: str | None = None) -> Figure:
+    """The figure of a cell that was chosen on one half and measured on the other."""
+    if not best.values.size or not np.isfinite(best.values).all():
+        return Figure(unit=best.unit, reason="no cell can be chosen")
+    low, high = (float(best.dataset[side].values.ravel()[0]) for side in ("low", "high"))
+    known = bool(np.isfinite([low, high]).all())
+    return Figure(
+        unit=best.unit,
+        value=float(best.values.ravel()[0]),
+        low=low if known else None,
+        high=high if known else None,
+        label=best.labels[0] if label is None else label,
+        reason=None if known else "too few prompts for an interval",
+    )
 
 
 def heads_swept(model: HookedTransformer, prompts: Prompts) -> Findings:
-    """Each head's output, query, keys, values and pattern put in alone; then each neuron of two layers."""
+    """Each head's output, query, keys, values and pattern put in alone."""
     found, attention = Findings(), model.config.attention
     shared = "kv_head" if attention.kv_heads != attention.n_heads else "head"
     for site in ("z", "q", "k", "v", "pattern"):
@@ -88,15 +122,31 @@ def neurons_swept(model: HookedTransformer, prompts: Prompts, mlps: Measurement 
     )
 
 
-def edges(model: HookedTransformer, prompts: Prompts, readers: Sequence[str]) -> Findings:
-    """What each head sends to the logits, and to the queries of the name movers: through MLPs, as was published."""
-    asked = {"senders": "heads", "direction": "noise", "progress": False}
-    found = {"edges_to_logits": paths(model, prompts.unrepeated, receivers="logits", through="mlps", **asked)}
-    upper = [label for label in readers if head_of(label)[0] > 0]
+def edges(model: HookedTransformer, prompts: Prompts, movers: Sequence[str], missed: Sequence[str]) -> Findings:
+    """What each head sends to the logits, to the name movers' queries, and to the heads that are missed most.
+
+    Through MLPs, as was published; into heads by queries, keys and values.
+    """
+    asked = {"senders": "heads", "through": "mlps", "direction": "noise", "progress": False}
+    found = {"edges_to_logits": paths(model, prompts.unrepeated, receivers="logits", **asked)}
+    upper = [label for label in movers if head_of(label)[0] > 0]
     if upper:
         receivers = " + ".join(f"{label}:q" for label in upper)
-        found["edges_to_name_movers"] = paths(model, prompts.unrepeated, receivers=receivers, through="mlps", **asked)
+        found["edges_to_name_movers"] = paths(model, prompts.unrepeated, receivers=receivers, **asked)
+    found_above = [head_of(label) for label in missed if head_of(label)[0] > 0][:READERS]
+    if found_above:
+        found["edges_to_heads"] = paths(model, prompts.unrepeated, receivers=_receiving(model, found_above), **asked)
     return Findings(measurements=found)
+
+
+def _receiving(model: HookedTransformer, heads: Sequence[tuple[int, int]]) -> str:
+    """The names of some heads as receivers, keys and values by the heads that hold them."""
+    attention = model.config.attention
+    group = attention.n_heads // attention.kv_heads
+    if group == 1:
+        return " + ".join(f"{layer}.{head}" for layer, head in heads)
+    parts = [f"{layer}.{head}:q + {layer}.kv{head // group}" for layer, head in heads]
+    return " + ".join(dict.fromkeys(" + ".join(parts).split(" + ")))
 
 
 @dataclass(frozen=True)
@@ -113,7 +163,7 @@ def chosen(model: HookedTransformer, prompts: Prompts, *, seed: int = 0) -> tupl
     Returns:
         The heads, and the sweep that chose them ``[prompt layer head]``.
     """
-    choosing, _ = split(len(prompts))
+    choosing, _ = split(len(prompts), prompts.turned.frame)
     alone = sweep(
         model, prompts.unrepeated[list(choosing)], site="z", over=("layer", "head"), direction="noise", progress=False
     )
@@ -128,33 +178,46 @@ def chosen(model: HookedTransformer, prompts: Prompts, *, seed: int = 0) -> tupl
     return KnockOut(tuple(label[at] for at in order), sets), alone
 
 
-def knocked_out(model: HookedTransformer, prompts: Prompts, *, seed: int = 0) -> Findings:
+def knocked_out(model: HookedTransformer, prompts: Prompts, knock: KnockOut) -> Findings:
     """What is left of the behaviour without the heads that matter most, and without as many others."""
-    knock, alone = chosen(model, prompts, seed=seed)
-    found = Findings(measurements={"heads_knocked_out_alone": alone})
-    names = ("knockout_found_logit_diff", "knockout_random_logit_diff")
+    found = Findings()
+    names = [f"knockout_{name}" for name in ("none", "found", "random")]
     if not knock.found or not knock.others:
         reason = "no head is missed when it is knocked out, or there are no others"
-        found.figures |= {name: Figure(unit="logits", reason=reason) for name in names}
+        found.figures |= {f"{name}_logit_diff": Figure(unit="logits", reason=reason) for name in names}
         return found
     groups = {"found": knock.found} | {f"random {number}": heads for number, heads in enumerate(knock.others)}
-    _, reporting = split(len(prompts))
+    _, reporting = split(len(prompts), prompts.turned.frame)
     together = sweep(
         model,
         prompts.unrepeated[list(reporting)],
         over="group",
-        groups={
-            name: [Site("z", layer=at[0], head=at[1]) for at in map(head_of, heads)] for name, heads in groups.items()
-        },
+        groups={name: [_site(head) for head in heads] for name, heads in groups.items()},
         direction="noise",
         progress=False,
     )
     found.measurements["knockout"] = together
     random_sets = [name for name in groups if name != "found"]
-    found.figures[names[0]] = Figure.of(together.sel(group="found").mean("prompt"), label=" ".join(knock.found))
-    of_random = together.sel(group=random_sets).mean("group").mean("prompt")
-    found.figures[names[1]] = Figure.of(of_random, label=f"mean of {len(random_sets)} sets")
+    left = {"found": together.sel(group="found"), "random": together.sel(group=random_sets).mean("group")}
+    labels = {"found": " ".join(knock.found), "random": f"mean of {len(random_sets)} sets"}
+    for name, of_name in left.items():
+        found.figures[f"knockout_{name}_logit_diff"] = Figure.of(of_name.mean("prompt"), label=labels[name])
+    whole = found_clean(together)
+    found.figures["knockout_none_logit_diff"] = Figure.of(whole.mean("prompt"))
     return found
+
+
+def found_clean(swept: Measurement) -> Measurement:
+    """The metric of the runs that were not patched, ``[prompt]``."""
+    data = swept.dataset
+    told = {name: ("prompt", data[name].values.tolist()) for name in ("group", "frame") if _by_prompt(data, name)}
+    return Measurement(
+        data["clean"].values, ("prompt",), unit=swept.unit, record=swept.record, name="not patched", coords=told
+    )
+
+
+def _by_prompt(data: Any, name: str) -> bool:
+    return name in data.coords and data[name].dims == ("prompt",)
 
 
 def _site(label: str) -> Site:

@@ -55,7 +55,8 @@ class Figure:
         low, high = bounds if all(map(math.isfinite, bounds)) else (None, None)
         if not math.isfinite(mean.item()):
             return cls(unit=mean.unit, label=label, reason=f"the model's answers make it {mean.item()}")
-        reason = "one prompt has no interval" if mean.n == 1 else None
+        units = mean.dataset.attrs.get("units", "prompts")
+        reason = f"one {units[:-1]} has no interval" if mean.n == 1 else None
         return cls(unit=mean.unit, value=mean.item(), low=low, high=high, label=label, reason=reason)
 
     def cells(self) -> list[object]:

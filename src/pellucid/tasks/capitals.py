@@ -29,6 +29,8 @@ class Capitals(TemplateTask):
     """The capital of a country; corrupted: another country, whose capital is the wrong answer.
 
     Countries count where both names are single tokens. Positions: ``country``, ``end``.
+
+    No model that is at hand here can do it: templates and alignment are tested, a circuit is not.
     """
 
     name: ClassVar[str] = "capitals"

@@ -29,6 +29,8 @@ class Docstring(TemplateTask):
     Wrong answers are the function's other arguments and as many names that it does not have. Corrupted: the arguments
     of the definition are others, the docstring stays. Positions: ``A``, ``B``, ``C`` in the definition, ``A doc``,
     ``B doc``, ``end``.
+
+    No model that is at hand here can do it: templates and alignment are tested, a circuit is not.
     """
 
     name: ClassVar[str] = "docstring"

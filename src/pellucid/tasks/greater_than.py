@@ -31,6 +31,8 @@ class GreaterThan(TemplateTask):
     The metric is the probability of all right ones minus that of all wrong ones. Corrupted: the year is the first of
     its century, after which every end is later. A year counts where the tokenizer cuts it into its century and its end.
     Positions: ``year``, ``end``.
+
+    No model that is at hand here can do it: templates and alignment are tested, a circuit is not.
     """
 
     name: ClassVar[str] = "greater_than"

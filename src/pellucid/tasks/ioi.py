@@ -43,7 +43,7 @@ FRAMES = numbered(
         "Friends {A} and {B} found a {OBJECT} at the {PLACE}. {S} gave it to",
     ]
 )
-POSITIONS = ("IO", "S1", "S1+1", "S2", "S2+1", "end")
+POSITIONS = ("IO", "S1", "S1+1", "S2", "S2+1", "end-1", "end")
 """By name, in the order in which most sentences have them."""
 CORRUPTIONS = ("s2", "swap", "random")
 
@@ -53,7 +53,7 @@ class IOI(TemplateTask):
     """Of two names, the one that was not repeated.
 
     Groups: ABBA names the indirect object first, BABA the subject. Positions: ``IO``, ``S1``, ``S2``, the tokens behind
-    the subject, ``S1+1`` and ``S2+1``, and ``end``.
+    the subject, ``S1+1`` and ``S2+1``, the one before the end, ``end-1``, and ``end``.
 
     Args:
         corruption: ``"s2"``: the second subject becomes the other name, so that the answer turns round (the
@@ -107,4 +107,5 @@ class IOI(TemplateTask):
     def _finished(self, pairs: Pairs) -> Pairs:
         """With the positions behind the subject, where previous-token heads write."""
         made = offset_position(offset_position(pairs, "S1", 1, "S1+1"), "S2", 1, "S2+1")
+        made = offset_position(made, "end", -1, "end-1")
         return replace(made, positions={name: made.positions[name] for name in POSITIONS})

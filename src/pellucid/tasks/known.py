@@ -5,6 +5,7 @@ from typing import Any
 
 from pellucid.base.errors import UnknownNameError, nearest
 from pellucid.tasks.capitals import Capitals
+from pellucid.tasks.contractions import Contractions
 from pellucid.tasks.docstring import Docstring
 from pellucid.tasks.gendered_pronouns import GenderedPronouns
 from pellucid.tasks.greater_than import GreaterThan
@@ -14,7 +15,8 @@ from pellucid.tasks.repeated_tokens import RepeatedTokensTask
 from pellucid.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
-    made.name: made for made in (IOI, RepeatedTokensTask, GreaterThan, Docstring, GenderedPronouns, Capitals)
+    made.name: made
+    for made in (IOI, RepeatedTokensTask, GreaterThan, Docstring, GenderedPronouns, Capitals, Contractions)
 }
 """Every task by its name."""
 

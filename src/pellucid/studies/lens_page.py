@@ -1,0 +1,113 @@
+"""A page about what a lens found on one prompt: heat maps that tell each cell's tokens, and a table to sort."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pellucid.analysis.lens import Lens
+from pellucid.base.errors import ArgumentError
+from pellucid.measurement import Measurement
+from pellucid.report.page import Page
+from pellucid.report.prose import code
+from pellucid.viz.plots import plot
+from pellucid.viz.showing import unshown
+from pellucid.viz.table import MOST, sortable_table
+from pellucid.viz.visible import label
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ASKED = {
+    "answer": "the answer",
+    "prediction": "the model's own most probable token there",
+    "next": "the token that follows there",
+}
+"""What rank and probability speak of, in words."""
+SITES = {
+    "resid": "the stream that each layer reads, the last row the final one",
+    "attn_out": "what each layer's attention writes, alone",
+    "mlp_out": "what each layer's MLP writes, alone",
+    "head": "what each head writes at the prompt's end, alone",
+}
+SHORT = 10
+"""Characters of a token that a cell shows."""
+
+
+def lens_page(found: Lens, *, prompt: int = 0) -> Page:
+    """One page: what each state says, how probable what is asked about is there, and how far it is from the end.
+
+    Args:
+        found: By `pellucid.analysis.logit_lens`.
+        prompt: Which of its prompts.
+
+    Raises:
+        ArgumentError: There is no such prompt, or the model has no layers to show.
+
+    Example:
+        >>> from pellucid import HookedTransformer
+        >>> from pellucid.analysis import logit_lens
+        >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
+        >>> page = lens_page(logit_lens(model, "5 9 7 3 5 9"))
+        >>> "What does each layer say?" in page.html()
+        True
+    """
+    if not 0 <= prompt < len(found.tokens):
+        raise ArgumentError(f"prompt must lie in 0..{len(found.tokens) - 1}, got {prompt}")
+    if not found.layers:
+        raise ArgumentError("a page of a lens needs a layer at least, got none")
+    tuned = found.record.task == "tuned lens"
+    end = max(found.layers)
+    word, share = found.top(end, -1, head=None if found.site != "head" else 0, prompt=prompt)[0]
+    kind = "tuned lens" if tuned else "logit lens"
+    page = Page(
+        f"{kind.capitalize()} of {found.record.model or 'a model of no name'}",
+        lead=f"Read of {len(found.tokens[prompt])} tokens: {SITES[found.site]}. "
+        + (f"The end says {code(word)}, {share:.1%}." if found.site == "resid" else ""),
+    )
+    page.text(
+        "Each state goes through the final norm, recomputed for it, and the unembedding"
+        + (", after its layer's trained translator." if tuned else ".")
+    )
+    with unshown():
+        shares, far = (_shown(found, x, prompt) for x in (found.probability, found.kl))
+        page.section("What does each layer say?" if found.site != "head" else "What does each head say?").figure(
+            _map(found, shares, prompt, zmin=0, zmax=1, color_continuous_scale="Blues"),
+            f"In each cell its most probable token; the colour is the probability of {ASKED[found.target]}. "
+            "The mouse tells more tokens.",
+        )
+        page.section("How far is it from what the model says?").figure(
+            _map(found, far, prompt, zmin=0, color_continuous_scale="Oranges"),
+            "KL divergence of what each state says from what the model says at that position, nats; 0 is the same.",
+        )
+        if shares.values.size <= MOST:
+            columns = {"probability": shares, "rank": _shown(found, found.rank, prompt), "KL": far}
+            page.section("All numbers").figure(
+                sortable_table(columns, rows_name="cell"),
+                f"Rank (0 is on top) and probability of {ASKED[found.target]}, and the KL divergence, for each cell.",
+            )
+    return page
+
+
+def _shown(found: Lens, measured: Measurement, prompt: int) -> Measurement:
+    """Two axes of one prompt, without padding: layer and position, or layer and head at the end."""
+    n = len(found.tokens[prompt])
+    label_of = measured.dataset["prompt"].values.tolist()[prompt]
+    return measured.sel(prompt=label_of, pos=n - 1 if found.site == "head" else list(range(n)))
+
+
+def _map(found: Lens, measured: Measurement, prompt: int, **px: Any) -> "Figure":
+    """A heat map whose cells show their top token."""
+    figure = plot(measured, title="", **px)
+    trace: Any = figure.data[0]
+    told, words = np.array(trace.text, dtype=object), np.empty(measured.shape, dtype=object)
+    for row, column in np.ndindex(*measured.shape):
+        head, pos = (column, -1) if found.site == "head" else (None, column)
+        said = found.top(found.layers[row], pos, head=head, prompt=prompt)
+        words[row, column] = label(said[0][0][:SHORT])
+        told[row, column] += "".join(f"<br>{label(word)} {share:.1%}" for word, share in said)
+    figure.update_traces(
+        text=words, texttemplate="%{text}", hovertext=told, hovertemplate="%{hovertext}<extra></extra>"
+    )
+    figure.update_yaxes(autorange="reversed" if found.site == "head" else True)  # the final state stands on top
+    figure.update_layout(height=max(240, 120 + 28 * measured.shape[0]))
+    return figure
