@@ -4,12 +4,13 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: help setup tour test check models bench
+.PHONY: help setup tour test check docs models bench
 
 help:
 	@echo "make tour              install, then the induction study on the bundled model"
 	@echo "make test [SLOW=1]     the tests; with SLOW=1 the slow ones too"
 	@echo "make check             style, types, and which file may import which"
+	@echo "make docs              the documentation, into out/docs; its code is run"
 	@echo "make models [NAME=x]   train the bundled models again, or one"
 	@echo "make bench [NAME=x]    measure speed and memory, all or one of bench/"
 	@echo "make setup             install only"
@@ -50,6 +51,11 @@ check: setup
 	$(VENV)/bin/ruff format --check
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-cache --no-logo
+
+# Without the network; any warning ends the build. The variable silences an advertisement.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "Written to out/docs/index.html"
 
 # Each script in a process of its own: so that it measures its own memory, and its own imports.
 scripts = for file in $(or $(NAME:%=$(1)/$(subst -,_,$(NAME)).py),$(wildcard $(1)/[a-z]*.py)); do \

@@ -15,12 +15,13 @@ import typer
 
 from pellucid.base.errors import PellucidError
 from pellucid.base.record import VERSION
-from pellucid.cli import explain, heads, models, patch, study, train
+from pellucid.cli import explain, heads, lens, models, patch, study, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("models", short_help="What can be loaded by name.")(models.models)
 app.add_typer(study.app, name="study")
 app.command("heads", short_help="What each head attends to: a table.")(heads.heads)
+app.command("lens", short_help="What the model would say at each layer and position.")(lens.lens)
 app.command("explain", short_help="One page about one prompt of your own.")(explain.explain)
 app.command("patch", short_help="Put parts of one run into another: which of them matter?")(patch.patch)
 app.command("train", short_help="Make a model as a recipe says, and watch its heads form.")(train.train)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli import attention_only, emergence, ioi
+from pellucid.cli import attention_only, contractions, emergence, ioi
 from pellucid.cli.options import AsJson, Batch, Debug, Model, Out, Overwrite, Seed, SeqLen, loaded, print_json, say
 from pellucid.cli.tables import interval, number, print_table, print_tokens
 
@@ -38,6 +38,7 @@ def study() -> None:
 app.command("attention-only", short_help="Small language models are trained: which setting matters how much?")(
     attention_only.attention_only
 )
+app.command("contractions", short_help="Contractions: which parts keep a grammatical habit?")(contractions.contractions)
 app.command("emergence", short_help="Small models are trained: in how many do induction heads form?")(
     emergence.emergence
 )

@@ -5,13 +5,10 @@ In: what the study found. Out: a page. Nothing is computed here but means of wha
 
 from pathlib import Path
 
-import numpy as np
-
-from pellucid.maths.statistics import split
-from pellucid.measurement import Measurement
 from pellucid.report.page import Page
 from pellucid.studies.ioi import ROLES
 from pellucid.studies.ioi_heads import CLEAR, COPIES
+from pellucid.studies.report_cells import HALVES, cells, top_cells
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
@@ -27,7 +24,6 @@ WORDS = {
     "backup": "backup: gains direct effect when the name movers are out",
 }
 SHOWN = 12
-HALVES = "Chosen on one half of the prompts, measured on the other."
 EDGES = {
     "edges_to_name_movers": "the name movers' queries",
     "edges_to_heads": "the heads that are missed most",
@@ -147,7 +143,7 @@ def _which(page: Page, result: StudyResult) -> None:
     for effect in neurons.values():
         page.table(
             ["neuron", "effect, logits", "95 % interval"],
-            _top(effect.effect(), SHOWN),
+            top_cells(effect.effect(), SHOWN),
             f"Neurons patched alone. {HALVES}",
         )
 
@@ -161,7 +157,7 @@ def _roles(page: Page, result: StudyResult) -> None:
         score, control = (result.figures[f"{role}_head{part}"] for part in ("", "_control"))
         verdict = "yes" if plays(result, role) else "no"
         known = [PAPER[role]] if published else []
-        rows.append([WORDS[role], score.label, *_cells(score), _number(control), score.unit, verdict, *known])
+        rows.append([WORDS[role], score.label, *cells(score), _number(control), score.unit, verdict, *known])
     page.section("Which head plays which role?").table(
         [
             "role",
@@ -198,7 +194,7 @@ def _how(page: Page, result: StudyResult) -> None:
     )
     rows = []
     for site, effect in known.items():
-        rows += [[site, *row] for row in _top(effect.normalised(), 4)]
+        rows += [[site, *row] for row in top_cells(effect.normalised(), 4)]
     columns = ["what is patched", "head", "fraction", "95 % interval"]
     page.table(columns, rows, f"The heads that bring most back, part by part. {HALVES}")
     for name, words in EDGES.items():
@@ -206,7 +202,7 @@ def _how(page: Page, result: StudyResult) -> None:
         if edges is not None:
             page.table(
                 ["edge", "change of the logit difference", "95 % interval"],
-                _top(edges.effect(), SHOWN, lowest=True),
+                top_cells(edges.effect(), SHOWN, lowest=True),
                 f"Edges into {words}, through MLPs: what the sender writes where no name is repeated put in; the ones "
                 f"whose loss costs most. {HALVES}",
             )
@@ -293,30 +289,11 @@ def _figures(page: Page, result: StudyResult, words: dict[str, str], caption: st
     rows = []
     for name, figure in figures.items():
         shown = [figure.published] if published else []
-        rows.append([words[name], *_cells(figure), figure.unit, *shown])
+        rows.append([words[name], *cells(figure), figure.unit, *shown])
     page.table(["", "mean", "95 % interval", "unit", *(["published"] if published else [])], rows, caption)
     missing = dict.fromkeys(figure.reason for figure in figures.values() if figure.value is None)
     for reason in missing:
         page.text(f"Missing: {str(reason).rstrip('.')}.")
-
-
-def _top(measured: Measurement, k: int, *, lowest: bool = False) -> list[list[object]]:
-    """The largest cells (or the lowest): name, mean and interval, chosen on one half of the prompts."""
-    sign = -1.0 if lowest else 1.0
-    choosing, reporting = split(measured.shape[0], measured.frames)
-    decided, told = (measured.sel(prompt=list(rows)).mean("prompt") for rows in (choosing, reporting))
-    values = np.nan_to_num(sign * decided.values.ravel(), nan=-np.inf)
-    labels, data, rows = told.labels, told.dataset, []
-    for at in (int(at) for at in np.argsort(-values, kind="stable")[:k] if np.isfinite(values[at])):
-        mean, low, high = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
-        rows.append([labels[at], f"{mean:.3f}", f"{low:.3f} … {high:.3f}" if np.isfinite([low, high]).all() else None])
-    return rows
-
-
-def _cells(figure: Figure) -> list[object]:
-    value = None if figure.value is None else f"{figure.value:.3f}"
-    interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
-    return [value, interval]
 
 
 def _word(role: str) -> str:

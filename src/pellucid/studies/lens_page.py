@@ -12,7 +12,7 @@ from pellucid.report.prose import code
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
 from pellucid.viz.table import MOST, sortable_table
-from pellucid.viz.visible import label
+from pellucid.viz.visible import label, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,11 +24,15 @@ ASKED = {
 }
 """What rank and probability speak of, in words."""
 SITES = {
-    "resid": "the stream that each layer reads, the last row the final one",
+    "resid": "the stream that each layer reads, and the final one",
     "attn_out": "what each layer's attention writes, alone",
     "mlp_out": "what each layer's MLP writes, alone",
     "head": "what each head writes at the prompt's end, alone",
 }
+LEAD = 300
+"""Characters of the prompt that stand at the top."""
+FEW = 30
+"""Columns whose cells have room for a token."""
 SHORT = 10
 """Characters of a token that a cell shows."""
 
@@ -61,7 +65,7 @@ def lens_page(found: Lens, *, prompt: int = 0) -> Page:
     kind = "tuned lens" if tuned else "logit lens"
     page = Page(
         f"{kind.capitalize()} of {found.record.model or 'a model of no name'}",
-        lead=f"Read of {len(found.tokens[prompt])} tokens: {SITES[found.site]}. "
+        lead=f"{code(''.join(found.tokens[prompt])[:LEAD])}: {SITES[found.site]}. "
         + (f"The end says {code(word)}, {share:.1%}." if found.site == "resid" else ""),
     )
     page.text(
@@ -82,7 +86,7 @@ def lens_page(found: Lens, *, prompt: int = 0) -> Page:
         if shares.values.size <= MOST:
             columns = {"probability": shares, "rank": _shown(found, found.rank, prompt), "KL": far}
             page.section("All numbers").figure(
-                sortable_table(columns, rows_name="cell"),
+                sortable_table(columns, rows=_cells(found, shares, prompt), rows_name="cell"),
                 f"Rank (0 is on top) and probability of {ASKED[found.target]}, and the KL divergence, for each cell.",
             )
     return page
@@ -95,19 +99,27 @@ def _shown(found: Lens, measured: Measurement, prompt: int) -> Measurement:
     return measured.sel(prompt=label_of, pos=n - 1 if found.site == "head" else list(range(n)))
 
 
+def _cells(found: Lens, shown: Measurement, prompt: int) -> list[str]:
+    """What the rows of the table are called."""
+    if found.site == "head":
+        return [f"{layer}.{head}" for layer, head in np.ndindex(*shown.shape)]
+    tokens = found.tokens[prompt]
+    return [f"layer {found.layers[row]} pos {pos} {visible(tokens[pos])}" for row, pos in np.ndindex(*shown.shape)]
+
+
 def _map(found: Lens, measured: Measurement, prompt: int, **px: Any) -> "Figure":
     """A heat map whose cells show their top token."""
     figure = plot(measured, title="", **px)
-    trace: Any = figure.data[0]
-    told, words = np.array(trace.text, dtype=object), np.empty(measured.shape, dtype=object)
-    for row, column in np.ndindex(*measured.shape):
-        head, pos = (column, -1) if found.site == "head" else (None, column)
-        said = found.top(found.layers[row], pos, head=head, prompt=prompt)
-        words[row, column] = label(said[0][0][:SHORT])
-        told[row, column] += "".join(f"<br>{label(word)} {share:.1%}" for word, share in said)
-    figure.update_traces(
-        text=words, texttemplate="%{text}", hovertext=told, hovertemplate="%{hovertext}<extra></extra>"
-    )
+    told, words = np.empty(measured.shape, dtype=object), np.empty(measured.shape, dtype=object)
+    for place, name in zip(np.ndindex(*measured.shape), _cells(found, measured, prompt), strict=True):
+        head, pos = (place[1], -1) if found.site == "head" else (None, place[1])
+        said = found.top(found.layers[place[0]], pos, head=head, prompt=prompt)
+        words[place] = label(said[0][0][:SHORT])
+        lines = [label(name), f"{measured.values[place]:.4g} {measured.unit}"]
+        told[place] = "<br>".join([*lines, *(f"{label(word)} {share:.1%}" for word, share in said)])
+    figure.update_traces(text=words, hovertext=told, hovertemplate="%{hovertext}<extra></extra>")
+    if measured.shape[1] <= FEW:
+        figure.update_traces(texttemplate="%{text}")
     figure.update_yaxes(autorange="reversed" if found.site == "head" else True)  # the final state stands on top
     figure.update_layout(height=max(240, 120 + 28 * measured.shape[0]))
     return figure

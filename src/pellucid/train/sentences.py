@@ -1,9 +1,10 @@
 """Sentences about people, made by rules: a few words, many ways to say that somebody gave something to somebody.
 
 In: a generator. Out: rows of word tokens, each BOS and some sentences. About half of them name two people, then one of
-the two again, and end with the other (Wang et al. 2022, "Interpretability in the Wild"); the rest is about whoever it
-may be. Some of what those sentences could say is kept out of them, to test what was learned and not only remembered:
-pairs of names, some names altogether, and some of the templates of the task `ioi`.
+the two again, and end with the other, who is given something (Wang et al. 2022, "Interpretability in the Wild"); the
+rest is about whoever it may be, or says of two people that one saw or looked for the other. Some of what those
+sentences could say is kept out of them, to test what was learned and not only remembered: pairs of names, some names
+altogether, and some of the templates of the task `ioi`.
 """
 
 import random
@@ -62,23 +63,30 @@ _GIVE = {
 }
 _OTHER = [
     *("{A} was at the {P}.", "{A} went to the {P}, and {A} was glad.", "{A} saw {B} at the {P}.", "{A} had a {O}."),
-    *("{A} saw {B}, and {B} saw {A}.", "{B} was commuting to the {P} with {A}.", "the {O} was at the {P}."),
-    *("{A} had an argument with {B}.", "{A} wanted a {O}.", "{A} found the {O} and {A} was glad."),
-    *("it was a long day.", "{A} and {B} decided to go to the {P}.", "the {P} was old.", "{A} spoke to {B}."),
-    *("a friend of {A} was commuting to the {P}.", "afterwards {A} said a word.", "{A} had the {O} of {B}."),
-    *("friends found {A} at the {P}.", "{A} got a {O}. the {O} was old.", "{A} said it to {B}.", "friends got it."),
-    *("{A} {gave} a {O} to {B}.", "{A} went up to {B}.", "at the {P} {A} {gave} the {O} to {B}.", "{A} sang to {B}."),
-    *("the {O} went from {A} to {B}.", "{A} read the letter to {B}.", "friends of {A} {gave} it to {B}."),
+    *("{B} was commuting to the {P} with {A}.", "the {O} was at the {P}.", "{A} had an argument with {B}."),
+    *("{A} found the {O} and {A} was glad.", "{A} wanted a {O}.", "it was a long day.", "the {P} was old."),
+    *("{A} and {B} decided to go to the {P}.", "a friend of {A} was commuting to the {P}.", "friends got it."),
+    *("afterwards {A} said a word.", "{A} had the {O} of {B}.", "friends found {A} at the {P}.", "{A} said it to {B}."),
+    *("{A} got a {O}. the {O} was old.", "{A} went up to {B}.", "the {O} went from {A} to {B}."),
 ]
+"""Of whoever it may be: what name comes where cannot be known."""
+_SEEN = [
+    *("{A} saw {B}, and {B} saw {A}.", "{A} and {B} {did}. {A} saw {B}.", "{A} and {B} {did}, and {B} saw {A}."),
+    *("{A} {did} with {B}. later {A} found {B} at the {P}.", "one day {B} and {A} {did}. {A} was glad of {B}."),
+    *("{A} was with {B} at the {P}. {B} had a word with {A}.", "when {A} and {B} {did}, {B} was thinking about {A}."),
+    *("{B} and {A} {did}. then {A} came for {B}.", "after {A} and {B} {did}, {A} looked for {B}."),
+]
+"""Two people, of whom one does something with the other, who receives nothing: all names are found in these."""
 
 
 @cache
 def sentence_vocabulary() -> Tokenizer:
     """A word, a name or a mark of punctuation is a token; ``<bos>`` is 0. Sentences begin with capital letters."""
-    texts = [*_KNOWN, *(frame.text for frame in NEW_FRAMES), *_TOGETHER, *_OPENED, *_LINKS, *_GIVEN, *_OTHER]
+    texts = [*_KNOWN, *(frame.text for frame in NEW_FRAMES), *_TOGETHER, *_OPENED, *_LINKS, *_GIVEN, *_OTHER, *_SEEN]
     texts += [*_GIVE, *_GIVE.values()]
     plain = {word for text in texts for word in re.findall(r"[A-Za-z]+|[.,]", re.sub(r"{\w+}", " ", text))}
-    first = {word.capitalize() for text in [*_OPENED, *_OTHER, *_LINKS] for word in re.findall(r"^[a-z]+", text)}
+    begun = [*_OPENED, *_OTHER, *_SEEN, *_LINKS]
+    first = {word.capitalize() for text in begun for word in re.findall(r"^[a-z]+", text)}
     return word_vocabulary(sorted(plain | first | {"The"} | set(NAMES) | set(PLACES) | set(OBJECTS)))
 
 
@@ -167,8 +175,10 @@ def _two(draws: random.Random) -> list[str]:
 
 
 def _other(draws: random.Random) -> str:
+    told = _told(draws)
     a, b = draws.sample(NAMES, 2)
-    return _capital(draws.choice(_OTHER).format(**_told(draws), A=a, B=b, gave=draws.choice(list(_GIVE))))
+    did = draws.choice(_TOGETHER).format(**told)
+    return _capital(draws.choice(draws.choice([_OTHER, _SEEN])).format(**told, A=a, B=b, did=did))
 
 
 def _told(draws: random.Random) -> dict[str, str]:

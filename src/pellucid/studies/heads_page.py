@@ -1,0 +1,195 @@
+"""One page of every head in every role, which each column can sort; and the roles that only a task can tell.
+
+In: a model, and what the zoo found. Out: a page, in which nothing is computed but means of what was measured.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pellucid.analysis.zoo import ALPHA, Found, Zoo
+from pellucid.analysis.zoo_roles import ZOO, role_named
+from pellucid.base.errors import ArgumentError, TokenError
+from pellucid.hooked_transformer import HookedTransformer
+from pellucid.report.page import Page
+from pellucid.studies.ioi_heads import roles
+from pellucid.studies.ioi_prompts import Prompts
+from pellucid.viz.showing import unshown
+from pellucid.viz.table import sortable_table
+
+TASK_ROLES = tuple(name for name, role in ZOO.items() if role.kind == "task")
+"""Told from prompts in which one of two names is repeated (`pellucid.tasks.ioi`)."""
+
+
+def task_roles(
+    model: HookedTransformer,
+    names: Sequence[str] = TASK_ROLES,
+    *,
+    prompts: Prompts | None = None,
+    seed: int = 0,
+    correction: str = "fdr",
+    alpha: float = ALPHA,
+) -> dict[str, Found]:
+    """The roles of naming the indirect object, for every head: S-inhibition and backup by patching.
+
+    Args:
+        model: Model to read.
+        names: Which of `TASK_ROLES`.
+        prompts: None: those of the task, for this model.
+        seed: Of the prompts.
+        correction: As for `pellucid.analysis.zoo.zoo`; prompts of one template count as one.
+        alpha: As for `Measurement.significant`.
+
+    Returns:
+        By name; with a reason instead of scores where the tokenizer lacks the names, or no head can play the role.
+
+    Raises:
+        UnknownNameError: There is no such role, or no such correction.
+        ArgumentError: A role that is not told from this task.
+
+    Source: Wang et al. 2022, "Interpretability in the Wild".
+
+    Example:
+        >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
+        >>> "must be single tokens" in task_roles(model, ["name_mover"])["name_mover"].reason
+        True
+    """
+    asked = {name: role_named(name) for name in names}
+    for name, role in asked.items():
+        if role.kind != "task":
+            raise ArgumentError(
+                f"the role must be one of {', '.join(TASK_ROLES)}, got {name!r}; take zoo(model, [...])"
+            )
+    if not asked:
+        return {}
+    try:
+        prompts = Prompts.of(model, seed=seed) if prompts is None else prompts
+    except TokenError as error:
+        reason = (
+            f"this model's tokenizer lacks the names: {str(error).partition(': ')[0]}"  # the pieces of each are long
+        )
+        return {name: Found(role=role, reason=reason) for name, role in asked.items()}
+    _, played = roles(model, prompts)
+    found = {}
+    for name, role in asked.items():
+        one = played[name]
+        if one.barred is not None and one.barred.all():
+            found[name] = Found(role=role, reason=one.reason)
+            continue
+        told = {"correction": correction, "alpha": alpha, "barred": one.barred}
+        found[name] = Found.of(role, one.score, one.control, **told)
+    return found
+
+
+def heads_page(model: str, zoo: Zoo) -> Page:
+    """A page of every head in every role.
+
+    Args:
+        model: What it is called.
+        zoo: What was found; with the roles of a task, if they were looked for.
+
+    Example:
+        >>> from pellucid.analysis.zoo import zoo
+        >>> made = heads_page("toy-induction", zoo(HookedTransformer.from_pretrained("toy-induction"), ["induction"]))
+        >>> "Every head in every role" in made.html()
+        True
+    """
+    with unshown():
+        page = Page(f"Heads: {Path(model).name or model}", lead=_lead(zoo))
+        _verdicts(page, zoo)
+        _all(page, zoo)
+        for one in zoo.found.values():
+            _role(page, one)
+        _made(page, zoo)
+    return page
+
+
+def _lead(zoo: Zoo) -> str:
+    clear = [f"{_word(one)}: {', '.join(one.players()[:3])}" for one in zoo.found.values() if one.players()]
+    return f"Clearly above their control: {'; '.join(clear)}." if clear else "No head is clearly above its control."
+
+
+def _verdicts(page: Page, zoo: Zoo) -> None:
+    page.section("Is there a head for each role?")
+    rows: list[list[object]] = []
+    for one in zoo.found.values():
+        listed, players = one.rows(), one.players()
+        if not listed:
+            rows.append([_word(one), one.role.about, None, None, None, one.reason])
+            continue
+        best = one.best()
+        interval = "no prompts: no interval"
+        if best is not None:
+            low, high = (float(best.dataset[key].values.ravel()[0]) for key in ("low", "high"))
+            interval = f"{best.labels[0]}: {best.values.ravel()[0]:.3f} [{low:.3f}, {high:.3f}]"
+        verdict = f"yes: {', '.join(players[:6])}" if players else "untested" if listed[0].plays is None else "no"
+        rows.append([_word(one), one.role.about, listed[0].head, f"{listed[0].score:.3f}", interval, verdict])
+    page.table(
+        ["role", "such a head", "best head", "its score", "chosen on one half, measured on the other", "clear"],
+        rows,
+        f"The best head of each role. Yes: above its control by what the role asks for and, where there are prompts, "
+        f"with p ≤ {ALPHA:g} after correction over the heads ({zoo.correction}). The best of many looks better than it "
+        "is: so one half of the prompts chooses it, and the other says what it measures, with a 95 % interval.",
+    )
+
+
+def _all(page: Page, zoo: Zoo) -> None:
+    columns = {_word(one): one.score for one in zoo.found.values() if one.score is not None and one.score.values.size}
+    page.section("Every head in every role")
+    if not columns:
+        page.text("There is nothing to show: no role has scores.")
+        return
+    means = {name: score.mean("prompt") if "prompt" in score.dims else score for name, score in columns.items()}
+    n_layers, n_heads = next(iter(means.values())).shape
+    names = [f"{layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
+    page.figure(
+        sortable_table(means, rows=names, rows_name="head"),
+        "Every head's score in every role; a column's head sorts it. Means over prompts with their 95 % interval; what "
+        "is told from weights has none.",
+    )
+
+
+def _role(page: Page, one: Found) -> None:
+    rows = one.rows()
+    page.section(_word(one).capitalize() if _word(one) != "bos" else "BOS")
+    if not rows:
+        page.text(f"A head of this role {one.role.about}. Nothing can be said of it here: {one.reason}.")
+        return
+    unit = "" if one.score is None else one.score.unit
+    told = f"A head of this role {one.role.about} ({unit}). Control: {one.role.control}; clear from {one.role.least:g} "
+    page.text(
+        told + "above it on." + ("" if one.test is not None else " There is no test, and no interval of prompts.")
+    )
+    low, high = (np.array([getattr(row, key) for row in rows]) for key in ("low", "high"))
+    columns = {
+        "score": np.array([row.score for row in rows]),
+        "control": np.array([row.control for row in rows]),
+        "score − control": np.array([row.score - row.control for row in rows]),
+        "clear": np.array([np.nan if row.plays is None else float(row.plays) for row in rows]),
+    }
+    if one.test is not None:
+        columns |= {"from": low, "to": high, "corrected p": np.array([row.p for row in rows])}
+    names = [f"{row.head} ← {row.partner}" if row.partner else row.head for row in rows]
+    caption = f"Every head as {_word(one)}. Clear: 1 is yes, 0 is no."
+    if one.test is not None:
+        caption += " From, to: the 95 % interval of the score."
+    if one.partners:
+        caption += " Behind the arrow the earlier head that it composes with most."
+    page.figure(sortable_table(columns, rows=names, rows_name="head", sort="score − control"), caption)
+
+
+def _made(page: Page, zoo: Zoo) -> None:
+    records = [score.record for score in zoo.scores.values()]
+    if not records:
+        return
+    record = records[0]
+    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
+    page.section("How was this made?").text(
+        f"Pellucid {record.version}; model {record.model}, processing: {', '.join(record.processing) or 'none'}; "
+        f"{record.dtype} on {record.device}; seed {record.seed}; {settings}."
+    )
+
+
+def _word(one: Found) -> str:
+    return one.role.name.replace("_", " ")

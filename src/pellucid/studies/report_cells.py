@@ -1,0 +1,29 @@
+"""Cells of the tables in reports: figures with their intervals, and the largest cells, fairly chosen."""
+
+import numpy as np
+
+from pellucid.maths.statistics import split
+from pellucid.measurement import Measurement
+from pellucid.studies.result import Figure
+
+HALVES = "Chosen on one half of the prompts, measured on the other."
+
+
+def top_cells(measured: Measurement, k: int, *, lowest: bool = False) -> list[list[object]]:
+    """The largest cells (or the lowest): name, mean and interval, chosen on one half of the prompts."""
+    sign = -1.0 if lowest else 1.0
+    choosing, reporting = split(measured.shape[0], measured.frames)
+    decided, told = (measured.sel(prompt=list(rows)).mean("prompt") for rows in (choosing, reporting))
+    values = np.nan_to_num(sign * decided.values.ravel(), nan=-np.inf)
+    labels, data, rows = told.labels, told.dataset, []
+    for at in (int(at) for at in np.argsort(-values, kind="stable")[:k] if np.isfinite(values[at])):
+        mean, low, high = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
+        rows.append([labels[at], f"{mean:.3f}", f"{low:.3f} … {high:.3f}" if np.isfinite([low, high]).all() else None])
+    return rows
+
+
+def cells(figure: Figure) -> list[object]:
+    """Mean and interval, with three digits behind the point."""
+    value = None if figure.value is None else f"{figure.value:.3f}"
+    interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
+    return [value, interval]
