@@ -30,8 +30,9 @@ LINK = re.compile(r"\]\((\w+)\.ipynb\)")
 RESULTS = HERE / "results"
 COLUMNS = "78"
 
-pictures = Path(tempfile.mkdtemp(prefix="pellucid-docs-"))
-"""Where the pictures of all pages are kept until the site is written; the process removes it at its end."""
+_kept_here = tempfile.TemporaryDirectory(prefix="pellucid-docs-")  # removed when the process ends
+pictures = Path(_kept_here.name)
+"""Where the pictures of all pages are kept until the site is written."""
 
 
 class Page:
@@ -221,10 +222,12 @@ new ResizeObserver(() => parent.postMessage({ pictureHeight: document.documentEl
 
 
 def on_config(config: Any) -> Any:
-    """One thread, so that a build leaves the machine to others."""
+    """One thread, so that a build leaves the machine to others; no pictures of an earlier build."""
     import torch
 
     torch.set_num_threads(1)
+    for folder in pictures.iterdir():
+        shutil.rmtree(folder)
     return config
 
 
@@ -257,4 +260,3 @@ def on_post_build(config: Any) -> None:
         target = site / picture.relative_to(pictures)
         target.parent.mkdir(exist_ok=True)
         target.write_text(_shared_script(picture.read_text(encoding="utf-8")), encoding="utf-8")
-    shutil.rmtree(pictures, ignore_errors=True)

@@ -153,12 +153,18 @@ def habit(model: HookedTransformer, prompts: Prompts, found: Findings) -> str | 
 def logits_at_end(model: HookedTransformer, pairs: Pairs, side: str = "clean") -> Tensor:
     """``[prompt 2]``: the logit of the contraction and of the full verb, behind the last token."""
     tokens, at, parts = getattr(pairs, side), pairs.positions["end"][:, None], []
-    assert pairs.answer is not None and pairs.wrong is not None
-    both = torch.cat([pairs.answer[:, :1], pairs.wrong[:, :1]], 1)
+    both = _both(pairs)
     for rows in torch.arange(len(pairs)).split(64):
         logits = model.run(tokens[rows].to(model.device), logits_at=at[rows], padding_side="right").logits[:, 0]
         parts.append(logits.gather(1, both[rows].to(logits.device)).double().cpu())
     return torch.cat(parts)
+
+
+def _both(pairs: Pairs) -> Tensor:
+    """``[prompt 2]``: the contraction and the full verb."""
+    if pairs.answer is None or pairs.wrong is None:
+        raise ArgumentError("pairs must have answers and wrong ones, these lack some; give answer=… and wrong=…")
+    return torch.cat([pairs.answer[:, :1], pairs.wrong[:, :1]], 1)
 
 
 def _split(model: HookedTransformer, prompts: Prompts, found: Findings, sides: Mapping[str, Tensor]) -> None:
@@ -182,8 +188,7 @@ def _copied(prompts: Prompts, found: Findings) -> None:
     """Whether the habit is stronger where the contraction to come is the one that was seen."""
     pairs, values = prompts.pairs, found.measurements["habit"].values
     rows = torch.arange(len(pairs))
-    assert pairs.answer is not None
-    same = (pairs.clean[rows, pairs.positions["contraction"]] == pairs.answer[:, 0]).numpy()
+    same = (pairs.clean[rows, pairs.positions["contraction"]] == _both(pairs)[:, 0]).numpy()
     if same.all() or not same.any():
         reason = "in all prompts or in none the contraction to come is the one that was seen"
         found.figures["copied_minus_not"] = Figure(unit="logits", reason=reason)
