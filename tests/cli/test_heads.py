@@ -5,6 +5,8 @@ import pytest
 from pellucid import AttentionConfig, Config, HookedTransformer
 from pellucid.analysis.heads import role_scores
 from pellucid.analysis.repeated import repeated_tokens
+from pellucid.analysis.zoo import zoo
+from pellucid.analysis.zoo_roles import ZOO
 
 HEADS = ("heads", "--model", "toy-induction", "--batch", "4")
 ROLES = {"previous token", "duplicate token", "induction", "BOS", "self"}
@@ -91,3 +93,101 @@ def test_a_length_that_does_not_fit_is_refused_in_one_line(pellucid):
     done = pellucid(*HEADS, "--seq-len", "70")
     assert (done.status, done.out) == (1, "")
     assert done.err.splitlines()[-1].startswith("Error: seq_len must lie in 2..63")
+
+
+def test_a_role_has_its_best_heads_first_with_interval_control_p_and_a_plain_yes(pellucid):
+    done = pellucid("heads", "--model", "toy-induction", "--batch", "8", "--role", "induction", "--role", "copying")
+    assert done.status == 0, done.err
+    model = HookedTransformer.from_pretrained("toy-induction")
+    ours = zoo(model, ["induction", "copying"], batch=8)
+    first, second = done.out.split("\ncopying:")
+    assert "8 prompts of BOS, 50 random tokens and the same 50 again; seed 0" in first
+    lines = rows(first)
+    assert list(lines) == [row.head for row in ours["induction"].rows()]
+    best = ours["induction"].rows()[0]
+    assert lines[best.head] == [
+        f"{best.score:.3f}",
+        f"[{best.low:.3f},",
+        f"{best.high:.3f}]",
+        f"{best.control:.3f}",
+        f"{best.p:.2g}",
+        "yes",
+    ]
+    assert lines["0.1"][-1] == "no"
+    assert "best on one half of the prompts" in first
+    assert "control: the same stripe on tokens that do not repeat; clear: 0.1 above it or more, and p ≤ 0.05" in first
+    assert rows(second)["0.1"][-1] in ("yes", "no") and len(rows(second)["0.1"]) == 3
+    assert "from the weights: no prompts, so no interval and no test" in second
+
+
+def test_composition_shows_the_head_that_it_is_with(pellucid):
+    table = rows(pellucid("heads", "--model", "toy-induction", "--role", "k_composition").out)
+    assert table["1.0"][-2:] == ["yes", "0.1"]
+    assert table["0.0"] == ["-", "-", "no", "-"]
+
+
+def test_one_prompt_leaves_a_role_untested(pellucid):
+    done = pellucid(*HEADS, "--batch", "1", "--role", "induction")
+    assert done.status == 0 and rows(done.out)["1.0"][-1] == "untested"
+    assert "one prompt: no test" in done.out
+
+
+def test_roles_as_json_have_every_number(pellucid):
+    done = pellucid(
+        *("heads", "--model", "toy-induction", "--batch", "8", "--json"),
+        *("--role", "induction", "--role", "k_composition", "--role", "successor"),
+    )
+    told = json.loads(done.out)
+    assert list(told["roles"]) == ["induction", "k_composition", "successor"]
+    induction, composed = told["roles"]["induction"], told["roles"]["k_composition"]
+    assert induction["unit"] == "attention mass" and induction["record"]["settings"]["seq_len"] == 50
+    assert len(induction["heads"]) == 8
+    best = induction["heads"][0]
+    assert set(best) == {"head", "score", "low", "high", "control", "p", "plays", "partner"}
+    assert best["low"] <= best["score"] <= best["high"] and best["plays"] is True and best["partner"] is None
+    assert composed["heads"][0]["partner"] == "0.1" and composed["heads"][0]["p"] is None
+    assert composed["heads"][-1]["score"] is None
+
+
+def test_a_role_of_a_task_says_where_the_tokenizer_lacks_the_names(pellucid):
+    done = pellucid("heads", "--model", "toy-induction", "--role", "name_mover", "--role", "backup")
+    assert done.status == 0
+    lacking = "none: this model's tokenizer lacks the names: 6 names of ioi or more must be single tokens here"
+    assert done.out.count(lacking) == 2
+
+
+def test_an_unknown_role_is_refused_with_the_nearest_before_anything_is_loaded(pellucid):
+    done = pellucid("heads", "--model", "toy-induction", "--role", "inducton")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "Error: role must be a known one, got 'inducton'; nearest: induction\n"
+
+
+def test_out_writes_a_page_of_every_head_in_every_role_beside_the_usual_table(pellucid, tmp_path):
+    done = pellucid("heads", "--model", "toy-induction", "--batch", "8", "--out", "heads.html")
+    assert done.status == 0 and "page written to heads.html" in done.err
+    assert done.out == pellucid("heads", "--model", "toy-induction", "--batch", "8").out
+    page = (tmp_path / "heads.html").read_text(encoding="utf-8")
+    for told in ("Every head in every role", "k composition", "Is there a head for each role?", "yes: 0.1"):
+        assert told in page
+    assert "lacks the names" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_out_with_a_role_writes_a_page_of_it_alone(pellucid, tmp_path):
+    done = pellucid(
+        *("heads", "--model", "toy-induction", "--batch", "8", "--json", "--role", "all", "--role", "self"),
+        *("--out", "a/heads.html"),
+    )
+    assert done.status == 0
+    assert len(json.loads(done.out)["roles"]) == len(ZOO)
+    assert (tmp_path / "a" / "heads.html").is_file()
+    pellucid("heads", "--model", "toy-induction", "--batch", "8", "--role", "self", "--out", "self.html")
+    page = (tmp_path / "self.html").read_text(encoding="utf-8")
+    assert "copy suppression" not in page and "attends to the token itself" in page
+
+
+def test_a_page_of_a_model_without_scores_says_so(pellucid, without_bos, tmp_path):
+    done = pellucid("heads", "--model", without_bos, "--role", "bos", "--role", "successor", "--out", "heads.html")
+    assert done.status == 0
+    page = (tmp_path / "heads.html").read_text(encoding="utf-8")
+    assert "There is nothing to show" in page and "is missing" in page
+    assert "none: This model has no tokenizer" in done.out
