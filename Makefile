@@ -41,9 +41,10 @@ $(VENV)/bin/pip:
 tour: setup
 	$(VENV)/bin/pellucid study induction --model toy-induction --out out/tour --overwrite
 
-# In several processes, since most tests keep to one core.
+# In several processes, since most tests keep to one core. SLOW=part: the slow ones, but for the long.
 test: setup
-	$(PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(if $(SLOW),-m "")
+	$(PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+	    $(if $(SLOW),-m "$(if $(filter part,$(SLOW)),not long)")
 
 # Pyright would look on the net for a newer one of itself.
 check: setup

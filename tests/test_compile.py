@@ -50,6 +50,8 @@ def test_an_unhooked_model_is_one_graph(repository):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend, kinds", [("aot_eager", list(CONFIGS)), ("inductor", ["llama"])])
+@pytest.mark.parametrize(
+    "backend, kinds", [("aot_eager", list(CONFIGS)), pytest.param("inductor", ["llama"], marks=pytest.mark.long)]
+)
 def test_a_model_of_any_kind_compiles(repository, backend, kinds):
     compiled(repository, backend, *kinds)

@@ -63,6 +63,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_grid_that_is_killed_at_any_moment_ends_bit_for_bit_as_if_it_never_was(folders):
     whole, killed = folders
     said = end(begin(whole, "mine.toml"))

@@ -300,6 +300,7 @@ def test_unpaired_groups_hold_their_level_or_a_warning_is_given(m, n, kind, scal
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("kind", ["symmetric", "skewed"])
 @pytest.mark.parametrize("n", [2, 5, 8, 24, 60])
@@ -322,6 +323,7 @@ def test_of_the_intervals_that_exclude_zero_few_miss(few_draws, n, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize(("difference", "delta"), [(0.0, 0.8), (0.3, 0.8), (0.9, 0.3)])
 def test_another_experiment_of_that_many_frames_decides(few_draws, difference, delta, paired):

@@ -107,6 +107,7 @@ def test_whatever_is_ablated_equals_the_loop(drawn, edit):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @given(drawn_questions(), st.sampled_from(list(EDITS)))
 @settings(max_examples=200)
 def test_whatever_is_ablated_equals_the_loop_very_often(drawn, edit):

@@ -34,7 +34,7 @@ def test_a_site_patched_over_any_axes_equals_the_loop(kind, site):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.float64])
 @pytest.mark.parametrize("kind, site", THERE, ids=lambda part: part)
 def test_two_hundred_cells_of_a_site_equal_the_loop_in_both_precisions(kind, site, dtype):
     model = model_of(KINDS[kind], dtype=dtype)
@@ -216,6 +216,7 @@ def test_whatever_is_asked_equals_the_loop(drawn):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @given(drawn_questions())
 @settings(max_examples=300)
 def test_whatever_is_asked_equals_the_loop_very_often(drawn):

@@ -143,6 +143,7 @@ def test_published_figures_are_not_shown_for_another_model(wired):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_head_that_learned_one_fixed_period_is_not_called_an_induction_head():
     attention = AttentionConfig(n_heads=2, d_head=32)
     recipe = Recipe(
