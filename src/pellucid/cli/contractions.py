@@ -18,6 +18,9 @@ N = Annotated[
 Delta = Annotated[
     float, typer.Option("--delta", min=1e-6, metavar="LOGITS", help="The smallest difference of groups that matters.")
 ]
+Texts = Annotated[
+    str | None, typer.Option("--corpus", metavar="PATH", help="Texts in which the neurons found are looked for.")
+]
 NoNeurons = Annotated[bool, typer.Option("--no-neurons", help="Leave neurons out, which take most of the time.")]
 
 
@@ -27,6 +30,7 @@ def contractions(
     n: N = None,
     seed: Seed = 0,
     delta: Delta = 0.2,
+    corpus: Texts = None,
     no_neurons: NoNeurons = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -40,12 +44,19 @@ def contractions(
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     from pellucid.studies.contractions import contractions as find
     from pellucid.studies.contractions_page import contractions_page
+    from pellucid.studies.contractions_parts import contexts
     from pellucid.studies.result import check_vacant
+    from pellucid.text.corpus import Corpus
 
     if out is not None:
         check_vacant(out, overwrite=overwrite)
-    found = find(loaded(model), n=n, seed=seed, delta=delta, neurons=not no_neurons, progress=say)
-    path = None if out is None else found.save(out, page=contractions_page(found), overwrite=overwrite)
+    read = loaded(model)
+    found = find(read, n=n, seed=seed, delta=delta, neurons=not no_neurons, progress=say)
+    seen = None
+    if corpus is not None:
+        say("texts that excite the neurons found")
+        seen = contexts(read, found.measurements, Corpus(source=corpus))
+    path = None if out is None else found.save(out, page=contractions_page(found, seen), overwrite=overwrite)
     if as_json:
         print_json(found.to_dict(page=path is not None))
         return

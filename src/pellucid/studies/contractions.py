@@ -31,6 +31,7 @@ FIGURES = {
     **dict.fromkeys(("metric_clean", "metric_corrupted", "habit", "pronoun_alone", "contraction_alone"), "logits"),
     **dict.fromkeys(("interaction", "pronoun_on_contractions", "pronoun_on_verbs", "copied_minus_not"), "logits"),
     **dict.fromkeys(("head", "head_by_pattern", "head_by_v", "neuron"), "logits"),
+    "heads_write_alike": "cosine",
     **dict.fromkeys(("parts_shared", "parts_different", "parts_undecided"), "parts"),
 }
 """Every figure, and its unit where it has no value."""
@@ -115,6 +116,7 @@ def contractions(
             found.measurements[f"attribution_{by}"] = logit_attribution(model, prompts.pairs, by=by)
         if reason is None:
             _parts(model, prompts, found, say, delta=delta, neurons=neurons)
+            settings["written"] = contractions_parts.written(model, found.measurements)
         else:
             found.add(_nothing(reason, but=set(found.figures)))
     record = record_of(model, task="contractions", seed=seed, settings=settings, weights_hash=weights_hash(model))
@@ -223,6 +225,7 @@ def _parts(
     found.add(contractions_parts.layers(model, prompts.pairs))
     say("heads, taken apart")
     found.add(contractions_parts.heads_apart(model, prompts.pairs))
+    found.figures["heads_write_alike"] = contractions_parts.alike(model, prompts.pairs, found.measurements)
     if neurons:
         say("every neuron")
         found.add(contractions_parts.neurons(model, prompts.pairs))

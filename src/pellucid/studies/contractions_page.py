@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pellucid.analysis.contexts import Contexts
 from pellucid.report.page import Page
 from pellucid.studies.contractions_groups import side_by_side
+from pellucid.studies.neuron_page import context_view
 from pellucid.studies.report_cells import HALVES, cells, top_cells
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
@@ -24,17 +26,27 @@ SPLIT = {
 SHOWN = 12
 
 
-def contractions_page(result: StudyResult) -> Page:
+def contractions_page(result: StudyResult, contexts: Contexts | None = None) -> Page:
     """The report of `pellucid.studies.contractions.contractions`.
 
     Args:
         result: What the study found.
+        contexts: Where in some texts the neurons found are most active.
     """
     with unshown():
         page = Page(f"Contractions: {Path(result.model).name or result.model}", lead=_lead(result))
         for part in (_habit, _written, _layers, _heads, _neurons, _split, _groups, _made):
             part(page, result)
+            if part is _neurons and contexts is not None:
+                _texts(page, contexts)
     return page
+
+
+def _texts(page: Page, contexts: Contexts) -> None:
+    page.text(f"Where they are most active, in {contexts.tally.n:,} tokens of {contexts.n_documents:,} documents:")
+    for label in contexts.labels:
+        for place in contexts.of(label):
+            page.figure(context_view(place, label), f"{label}: activation {place.value:.3g}.")
 
 
 def _lead(result: StudyResult) -> str:
@@ -122,6 +134,9 @@ def _heads(page: Page, result: StudyResult) -> None:
             "its values "
             f"alone {value.value:.2f}: it matters by {kind}."
         )
+    both = result.figures["heads_write_alike"]
+    if both.value is not None:
+        text += f" What the heads {both.label} write at the end has a cosine of {both.value:.2f}."
     page.section("Heads, taken apart").text(text)
     page.table(["what is patched", "head", "effect, logits", "95 % interval"], rows, f"Each alone. {HALVES}")
 
@@ -136,7 +151,7 @@ def _neurons(page: Page, result: StudyResult) -> None:
         f"All {effect.values[0].size:,} neurons, each patched alone. {HALVES}",
     )
     written = result.record.settings.get("written")
-    if isinstance(written, dict):
+    if isinstance(written, dict) and written:
         rows = [[name, *told] for name, told in written.items()]
         page.table(["neuron", "writes for", "writes against"], rows, "Tokens that they write for and against.")
 

@@ -4,17 +4,27 @@ In: a model and the prompts. Out: Measurements, all exact; denoising puts what i
 one written out, or into the contracted one whose contraction is buried in noise.
 """
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import replace
 
-from pellucid.hooked_transformer import HookedTransformer
+import numpy as np
+import torch
+
+from pellucid.analysis.contexts import Contexts
+from pellucid.analysis.neurons import top_contexts, written_tokens
+from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Noise
 from pellucid.measurement import Measurement
+from pellucid.patching.sites import point
 from pellucid.patching.sweep import sweep
 from pellucid.studies.result import Figure, Findings
 from pellucid.tasks.pairs import Pairs
+from pellucid.text.corpus import Corpus
 
 NOISE = 3.0
 """Standard deviations of the token embedding, added to that of the contraction (Meng et al. 2022 took three)."""
+TOLD = 5
+"""Neurons whose tokens and texts are told."""
 APART = ("z", "pattern", "v", "q", "k")
 """What of a head is patched alone."""
 
@@ -67,14 +77,53 @@ def neurons(model: HookedTransformer, pairs: Pairs) -> Findings:
     return found
 
 
-def top_neurons(found: Findings, k: int) -> list[tuple[int, int]]:
-    """The neurons of the largest effect, in either direction, as layer and number."""
-    effect = found.measurements.get("neurons")
+def top_neurons(measurements: Mapping[str, Measurement], k: int = TOLD) -> list[str]:
+    """The names of the neurons of the largest effect, in either direction."""
+    effect = measurements.get("neurons")
     if effect is None:
         return []
     means = effect.effect().mean("prompt").values
     order = np.argsort(-np.abs(means).ravel(), kind="stable")[:k]
-    return [(int(at // means.shape[1]), int(at % means.shape[1])) for at in order]
+    return [f"L{at // means.shape[1]}N{at % means.shape[1]}" for at in order.tolist()]
+
+
+def written(model: HookedTransformer, measurements: Mapping[str, Measurement]) -> dict[str, list[str]]:
+    """Tokens that the neurons found write for, and against."""
+    labels = top_neurons(measurements)
+    if not labels:
+        return {}
+    sides = written_tokens(model, labels, k=8)
+    rows = zip(sides.raised.words, sides.lowered.words, strict=True)
+    return {label: [" ".join(map(repr, side)) for side in both] for label, both in zip(labels, rows, strict=True)}
+
+
+def contexts(model: HookedTransformer, measurements: Mapping[str, Measurement], texts: Corpus) -> Contexts | None:
+    """Where in some texts the neurons found are most active; None where there are none."""
+    labels = top_neurons(measurements)
+    return top_contexts(model, texts, what=labels, k=4, one_per="document") if labels else None
+
+
+@torch.no_grad()
+def alike(model: HookedTransformer, pairs: Pairs, measurements: Mapping[str, Measurement]) -> Figure:
+    """Whether the two heads of the largest effect write the same: the cosine of what they write at the end."""
+    means = measurements["heads_z"].effect().mean("prompt").values
+    if means.size < 2:
+        return Figure(unit="cosine", reason="there are no two heads")
+    two = [divmod(int(at), means.shape[1]) for at in np.argsort(-np.abs(means).ravel(), kind="stable")[:2]]
+    names, ends, each = [point("z", layer) for layer, _ in two], pairs.positions["end"], []
+    for rows in torch.arange(len(pairs)).split(64):
+        cache = model.run(pairs.clean[rows].to(model.device), reads=names, padding_side="right").cache
+        at = torch.arange(len(rows))
+        vectors = [
+            cache[point("z", layer)][at, ends[rows], head].double() @ model.blocks[layer].attn.W_O[head].double()
+            for layer, head in two
+        ]
+        each.append(torch.nn.functional.cosine_similarity(*vectors, dim=1).cpu())
+    told = {name: ("prompt", list(x)) for name in ("group", "frame") if (x := getattr(pairs, name)) is not None}
+    record = record_of(model, task="contractions", settings={})
+    cosines = Measurement(torch.cat(each), ("prompt",), unit="fraction", record=record, name="cosine", coords=told)
+    label = " and ".join(f"{layer}.{head}" for layer, head in two)
+    return replace(Figure.of(cosines.mean("prompt"), label=label), unit="cosine")
 
 
 def _same_head(effect: Measurement, label: str | None, group: int) -> Figure:
