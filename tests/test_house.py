@@ -1,6 +1,7 @@
 """The rules that hold in every file, and that the guards which enforce them do guard."""
 
 import ast
+import importlib
 import os
 import shutil
 import socket
@@ -147,3 +148,11 @@ def test_a_test_can_talk_to_itself():
 def test_annotations_are_checked_at_run_time():
     with pytest.raises(TypeCheckError):
         generator("no number")
+
+
+@pytest.mark.parametrize("package", ["analysis", "tasks", "train"])
+def test_no_name_that_a_package_gives_is_hidden_by_a_file_of_that_name(package):
+    """Once the file is imported, the package's attribute is the module."""
+    module = importlib.import_module(f"pellucid.{package}")
+    files = {path.stem for path in Path(str(module.__file__)).parent.glob("*.py")}
+    assert not {name for name in module.__all__ if name in files}

@@ -5,7 +5,7 @@ import pytest
 from pellucid import AttentionConfig, Config, HookedTransformer
 from pellucid.analysis.heads import role_scores
 from pellucid.analysis.repeated import repeated_tokens
-from pellucid.analysis.zoo import zoo
+from pellucid.analysis.zoo_scores import zoo
 from pellucid.analysis.zoo_roles import ZOO
 
 HEADS = ("heads", "--model", "toy-induction", "--batch", "4")

@@ -3,7 +3,7 @@
 import pytest
 
 from pellucid import HookedTransformer
-from pellucid.analysis.zoo import Zoo, zoo
+from pellucid.analysis.zoo_scores import Zoo, zoo
 from pellucid.base.errors import ArgumentError, UnknownNameError
 from pellucid.model.wired import indirect_object
 from pellucid.studies.heads_page import TASK_ROLES, heads_page, task_roles

@@ -6,33 +6,33 @@ from pellucid.base.lazy import lazy
 
 if TYPE_CHECKING:
     from pellucid.analysis.attention import rest_scores
-    from pellucid.analysis.attention_lens import attention_lens
     from pellucid.analysis.attribution import Swapped, logit_attribution
     from pellucid.analysis.compose import composition
     from pellucid.analysis.contexts import merge_contexts
     from pellucid.analysis.copying import copying_score
     from pellucid.analysis.heads import head_scores, prefix_matching, role_scores
     from pellucid.analysis.lens import logit_lens
+    from pellucid.analysis.lens_attention import attention_lens
     from pellucid.analysis.neurons import neuron_effects, top_contexts, written_tokens
     from pellucid.analysis.ngrams import bigrams, skip_trigrams
-    from pellucid.analysis.over_checkpoints import over_checkpoints
     from pellucid.analysis.patterns import pattern_statistics
     from pellucid.analysis.repeated import predictions, repeated_tokens, unrepeated_tokens
     from pellucid.analysis.shifted import shifted_mlp
     from pellucid.analysis.singular_tokens import svd_tokens
+    from pellucid.analysis.steps import over_checkpoints
     from pellucid.analysis.task_heads import attention_between, attention_from
     from pellucid.analysis.token_tables import ov_tokens, qk_tokens
     from pellucid.analysis.tuned_lens import TunedLens, lens_kl, train_tuned_lens
     from pellucid.analysis.watched import HeadOutput, Neuron, StreamDirection
     from pellucid.analysis.weights import two_head_circuit, two_head_matches
-    from pellucid.analysis.zoo import Zoo
     from pellucid.analysis.zoo_attention import attention_roles
+    from pellucid.analysis.zoo_scores import Zoo, zoo
     from pellucid.analysis.zoo_weights import copy_suppression, successor
 
 _HOME_OF = {
     "attention_between": "pellucid.analysis.task_heads",
     "attention_from": "pellucid.analysis.task_heads",
-    "attention_lens": "pellucid.analysis.attention_lens",
+    "attention_lens": "pellucid.analysis.lens_attention",
     "attention_roles": "pellucid.analysis.zoo_attention",
     "bigrams": "pellucid.analysis.ngrams",
     "composition": "pellucid.analysis.compose",
@@ -47,7 +47,7 @@ _HOME_OF = {
     "Neuron": "pellucid.analysis.watched",
     "neuron_effects": "pellucid.analysis.neurons",
     "ov_tokens": "pellucid.analysis.token_tables",
-    "over_checkpoints": "pellucid.analysis.over_checkpoints",
+    "over_checkpoints": "pellucid.analysis.steps",
     "pattern_statistics": "pellucid.analysis.patterns",
     "predictions": "pellucid.analysis.repeated",
     "prefix_matching": "pellucid.analysis.heads",
@@ -68,7 +68,8 @@ _HOME_OF = {
     "two_head_matches": "pellucid.analysis.weights",
     "unrepeated_tokens": "pellucid.analysis.repeated",
     "written_tokens": "pellucid.analysis.neurons",
-    "Zoo": "pellucid.analysis.zoo",
+    "Zoo": "pellucid.analysis.zoo_scores",
+    "zoo": "pellucid.analysis.zoo_scores",
 }
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "two_head_matches",
     "unrepeated_tokens",
     "written_tokens",
+    "zoo",
 ]
 
 

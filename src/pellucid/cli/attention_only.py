@@ -27,7 +27,7 @@ Beside = Annotated[
     list[str] | None,
     typer.Option("--beside", metavar="MODEL", help="A model whose heads are shown too.  [default: prose-2l-mixed]"),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look: five minutes.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look.")]
 Full = Annotated[bool, typer.Option("--full", help="The source's whole grid, at length: for machines with GPUs.")]
 
 

@@ -36,7 +36,7 @@ TOLD = {
     "encoder_decoder_blanks_accuracy_without_decoder_attention": "· without decoder's attention",
 }
 """The figures that the terminal shows, in its words."""
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look: two minutes.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter runs, for a first look.")]
 
 
 def emergence(

@@ -11,7 +11,7 @@ from pellucid.cli.tables import NONE, interval, number, print_table, print_token
 
 if TYPE_CHECKING:
     from pellucid.analysis.heads import RoleScores
-    from pellucid.analysis.zoo import Found, HeadRow, Zoo
+    from pellucid.analysis.zoo_scores import Found, HeadRow, Zoo
     from pellucid.hooked_transformer import HookedTransformer
 
 CLEAR = 0.4
@@ -114,7 +114,7 @@ def _names(asked: list[str]) -> list[str]:
 
 def _zoo(read: "HookedTransformer", names: list[str], seq_len: int | None, batch: int, seed: int) -> "Zoo":
     """All of these roles, those of a task too."""
-    from pellucid.analysis.zoo import Zoo, zoo
+    from pellucid.analysis.zoo_scores import Zoo, zoo
     from pellucid.studies.heads_page import TASK_ROLES, task_roles
 
     plain = [name for name in names if name not in TASK_ROLES]

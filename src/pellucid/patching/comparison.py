@@ -31,7 +31,7 @@ SAME = (
 """Settings in which an estimate and what it is compared with must agree."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Means over the prompts of each cell's effect, exact and estimated; cells that cannot be are left out."""
 
@@ -118,7 +118,7 @@ class Comparison:
         """Writes the page."""
         self.page().save(path)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         k = min(10, len(self.labels))
         lost = len(self.false_negatives(k))
         return f"{self.method}: rank correlation {self.rank_correlation:.3f}, {lost} of the {k} largest missed"

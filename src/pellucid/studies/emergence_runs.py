@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pellucid.analysis.attention import Cells, masses
 from pellucid.analysis.heads import INDUCTION, PREVIOUS, role_scores
-from pellucid.analysis.over_checkpoints import over_checkpoints
+from pellucid.analysis.steps import over_checkpoints
 from pellucid.analysis.repeated import RepeatedTokens, halves, predictions, repeated_tokens
 from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pellucid.analysis.zoo import ALPHA, Found, Zoo
+from pellucid.analysis.zoo_scores import ALPHA, Found, Zoo
 from pellucid.analysis.zoo_roles import ZOO, role_named
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.hooked_transformer import HookedTransformer
@@ -38,7 +38,7 @@ def task_roles(
         names: Which of `TASK_ROLES`.
         prompts: None: those of the task, for this model.
         seed: Of the prompts.
-        correction: As for `pellucid.analysis.zoo.zoo`; prompts of one template count as one.
+        correction: As for `pellucid.analysis.zoo_scores.zoo`; prompts of one template count as one.
         alpha: As for `Measurement.significant`.
 
     Returns:
@@ -90,7 +90,7 @@ def heads_page(model: str, zoo: Zoo) -> Page:
         zoo: What was found; with the roles of a task, if they were looked for.
 
     Example:
-        >>> from pellucid.analysis.zoo import zoo
+        >>> from pellucid.analysis.zoo_scores import zoo
         >>> made = heads_page("toy-induction", zoo(HookedTransformer.from_pretrained("toy-induction"), ["induction"]))
         >>> "Every head in every role" in made.html()
         True

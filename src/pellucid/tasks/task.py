@@ -99,7 +99,7 @@ def said(tokenizer: Any, words: Sequence[str], *, what: str, least: int) -> list
         else:
             kept.append(word)
     if len(kept) < least:
-        shown = "; ".join(others[:3])
+        shown = "; ".join(reason.rstrip(".") for reason in others[:3])
         raise TokenError(
             f"{least} {what} or more must be single tokens here, got {len(kept)} of {len(words)}: {shown}; "
             "take a model whose vocabulary has them"

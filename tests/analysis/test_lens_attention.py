@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pellucid.analysis import reading
-from pellucid.analysis.attention_lens import attention_lens
+from pellucid.analysis.lens_attention import attention_lens
 from pellucid.base.errors import ArgumentError
 from pellucid.tasks.pairs import Pairs
 from tests.models import CONFIGS, model_of, tokens_of

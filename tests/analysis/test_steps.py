@@ -3,8 +3,8 @@ import pytest
 
 from pellucid import HookedTransformer, Measurement
 from pellucid.analysis.heads import PREVIOUS, head_scores
-from pellucid.analysis.over_checkpoints import over_checkpoints
 from pellucid.analysis.repeated import repeated_tokens
+from pellucid.analysis.steps import over_checkpoints
 from pellucid.base.errors import ArgumentError, CheckpointError
 from pellucid.train import train
 from tests.train.recipes import tiny

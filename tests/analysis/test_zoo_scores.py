@@ -10,9 +10,9 @@ from pellucid.analysis.compose import composition
 from pellucid.analysis.copying import copying_score
 from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, ROLES, SELF, Role, _cells, role_scores
 from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
-from pellucid.analysis.zoo import Found, Zoo, zoo
 from pellucid.analysis.zoo_attention import attention_roles, patterns_reduced
 from pellucid.analysis.zoo_roles import ZOO, role_named
+from pellucid.analysis.zoo_scores import Found, Zoo, zoo
 from pellucid.analysis.zoo_weights import SERIES, copy_suppression, successions, successor
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError, UnknownNameError
 from pellucid.base.record import Record
