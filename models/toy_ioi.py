@@ -1,7 +1,7 @@
 """toy-ioi, the bundled model that names the indirect object: trained, put to the test, and written with its figures.
 
-Three layers with MLPs read sentences of some 190 words. `make models NAME=toy-ioi` takes some half an hour on one core.
-It is tested on what no training sentence had: pairs of names, names, templates; see `pellucid.train.sentences`.
+Three layers with MLPs read sentences of some 190 words. `make models NAME=toy-ioi` takes some twenty minutes on one
+core. It is tested on what no training sentence had: pairs of names, names, templates; see `pellucid.train.sentences`.
 """
 
 import json
@@ -17,7 +17,7 @@ from pellucid.base.files import written_aside
 from pellucid.base.record import Record
 from pellucid.tasks.ioi import FRAMES, IOI
 from pellucid.train import read_recipe, train
-from pellucid.train.sentences import NEW_FRAMES, NEW_NAMES, kept_out
+from pellucid.train.sentences import NEW_FRAMES, NEW_NAMES, kept_out, sentence_vocabulary
 
 NAME = "toy-ioi"
 TARGET = Path(__file__).resolve().parents[1] / "src" / "pellucid" / "bundled" / NAME
@@ -111,11 +111,11 @@ def readme(losses: list[float], found: dict[str, dict[str, float]]) -> str:
     told = f"Below {ENOUGH}: {', '.join(short)}." if short else f"All are {ENOUGH} or more."
     return f"""# {NAME}
 
-A transformer of three layers (d_model 128, 4 heads, MLPs of 512, learned positions, context 64; 187 words and marks,
-BOS 0) that reads simple sentences, and names the indirect object: "When Mary and John went to the store, John gave a
-drink to" → "Mary". It was trained by `models/toy_ioi.py` after the recipe `toy-ioi`, from seed {RECIPE.seed}:
-{RECIPE.steps} steps of {RECIPE.batch_size} rows of 64 words, each of several sentences, loss on every word, to
-{fmean(losses[-50:]):.3f} nats.
+A transformer of three layers (d_model 128, 4 heads, MLPs of 512, learned positions, context 64;
+{len(sentence_vocabulary()) - 1} words and marks, BOS 0) that reads simple sentences, and names the indirect object:
+"When Mary and John went to the store, John gave a drink to" → "Mary". It was trained by `models/toy_ioi.py` after the
+recipe `toy-ioi`, from seed {RECIPE.seed}: {RECIPE.steps} steps of {RECIPE.batch_size} rows of 64 words, each of several
+sentences, loss on every word, to {fmean(losses[-50:]):.3f} nats.
 
 Accuracy: the right name is the most probable next word, of all words, where the sentence stands right behind BOS.
 
@@ -123,10 +123,12 @@ Accuracy: the right name is the most probable next word, of all words, where the
 | --- | --- | --- |
 {chr(10).join(rows)}
 
-*New names* stand only in other sentences in training; *new pairs* of names never together in such a sentence;
-*new templates* of the task `ioi` are followed by no training sentence (each of the five: {templates}). {told}
+*New names* stand in other sentences alone, among them such as say of two people that one saw or looked for the
+other; *new pairs* of names never stand together in a sentence of this kind; *new templates* of the task `ioi` are
+followed by no training sentence (each of the five: {templates}). {told}
 
-`card.json` has the loss curve and the settings. `pellucid study ioi --model {NAME}` looks for the circuit.
+`card.json` has the loss curve and the settings. `pellucid study ioi --model {NAME}` looks for the
+circuit, which need not be that of GPT-2 small.
 Licence: MIT, as the rest of Pellucid.
 """
 

@@ -37,7 +37,9 @@ def test_the_card_is_true(toy, kind):
     card = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))["accuracy"]
     frames, wanted = KINDS[kind]
     names = [name for name in NAMES if kind != "new names" or name in NEW_NAMES]
-    pairs = IOI(frames=frames, names=tuple(names)).pairs(toy.tokenizer, n=1200, seed=5)
+    pairs = IOI(frames=frames, names=tuple(names)).pairs(
+        toy.tokenizer, n=1200 if kind != "new pairs of names" else 4000, seed=5
+    )
     words = [toy.tokenizer.strings(x[:, 0]) for x in (pairs.answer, pairs.wrong)]
     pairs = pairs[[i for i, two in enumerate(zip(*words, strict=True)) if wanted(*two)]]
     logits = toy.run(pairs.clean, logits_at=pairs.positions["end"][:, None], padding_side="right").logits[:, 0]

@@ -66,6 +66,7 @@ def print_ioi(found: "StudyResult") -> None:
         "logit_diff": "logit difference",
         "logit_diff_corrupted": "  corrupted",
         "resid_localised_position": "stream, carried by",
+        "resid_handover_layer": "  by the end from layer",
         "knockout_none_logit_diff": "on the other half",
         "knockout_found_logit_diff": "  left without",
         "knockout_random_logit_diff": "  left without others",
@@ -85,8 +86,9 @@ def print_ioi(found: "StudyResult") -> None:
             roles.append([*row(f"{role}_head", role.replace("_", " ")), control, "yes" if plays(found, role) else "no"])
     if roles:
         print_table(["role", "head", "score", "95 % interval", "control", "clear"], roles)
-        typer.echo("Each head was chosen on one half of the prompts; its figures come from the other half.")
-        typer.echo("Control: prompts in which no name is repeated; for the previous token, uniform attention.")
+        typer.echo("Each head was chosen on one half of the prompts; figures come from the other.")
+        typer.echo("Control: prompts in which no name is repeated; for the previous token,")
+        typer.echo("uniform attention.")
     missing = [figure.reason for figure in figures.values() if figure.value is None and figure.reason is not None]
     for reason in dict.fromkeys(missing):
         typer.echo(fill(f"Missing: {reason.rstrip('.')}.", 78, subsequent_indent="  "))

@@ -47,9 +47,9 @@ def localised(model: HookedTransformer, prompts: Prompts) -> Findings:
 
 
 def _where(swept: Measurement) -> tuple[Figure, Figure, Figure]:
-    """The position that carries the answer above layer 0, the layer from which on the end does, and what is elsewhere.
+    """The position that carries the answer before layer 1, the layer from which on the end does, and what is elsewhere.
 
-    Below layer 0 the two runs differ in the second subject alone, which says nothing of the model.
+    Before layer 0 the two runs differ in the second subject alone, which says nothing of the model.
     """
     shares, names = swept.mean("prompt"), [str(name) for name in swept.dataset["position"].values]
     n_layers, end = shares.shape[0], names.index("end")
@@ -57,11 +57,8 @@ def _where(swept: Measurement) -> tuple[Figure, Figure, Figure]:
     if n_layers < 2 or not np.isfinite(shares.values).all():
         reason = "the model has one layer, between whose parts the stream is not looked at"
         return tuple(Figure(unit=unit, reason=reason) for unit in ("fraction", "layer", "fraction"))  # pyright: ignore
-    upper = swept.sel(layer=list(range(1, n_layers)), position=[name for name in names if name != "end"])
-    best = upper.best(1)
-    at = best_figure(
-        best, f"{best.dataset['position'].values.item()}, layer {int(best.dataset['layer'].values.item())}"
-    )
+    best = swept.sel(layer=1).best(1)
+    at = best_figure(best, f"{best.dataset['position'].values.item()}, layer 1")
     wins = shares.values[:, end] > inside.max(1)
     later = [layer for layer in range(n_layers) if wins[layer:].all()]
     handed = float(later[0] if later else n_layers)  # behind the last layer the end is all there is

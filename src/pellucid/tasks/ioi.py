@@ -68,7 +68,7 @@ class IOI(TemplateTask):
         >>> from pellucid import HookedTransformer
         >>> tokenizer = HookedTransformer.from_pretrained("toy-ioi").tokenizer
         >>> IOI().pairs(tokenizer, n=1, seed=0).text[0][0]
-        ''
+        'While James and Richard were commuting to the office, Richard gave a bone to'
     """
 
     corruption: str = "s2"
