@@ -144,8 +144,8 @@ def explain(
 
     Example:
         >>> model = HookedTransformer.from_pretrained("toy-induction")
-        >>> explain(model, "5 9 7 3 5 9", answer="7").top_heads()[0][0].startswith("1.")
-        True
+        >>> explain(model, "5 9 7 3 5 9", answer="7").verdict
+        'It can'
     """
     tokenizer = model.tokenizer
     if tokenizer is None:

@@ -104,7 +104,7 @@ class NameSentences:
     Example:
         >>> rows = NameSentences(length=24).draw(1, torch.Generator().manual_seed(1))
         >>> sentence_vocabulary().decode(rows.tokens[0, 1:9])
-        'Jessica found the drink and Jessica was glad'
+        'After Jack and Lisa were at the school'
     """
 
     length: int
