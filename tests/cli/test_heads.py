@@ -5,8 +5,8 @@ import pytest
 from pellucid import AttentionConfig, Config, HookedTransformer
 from pellucid.analysis.heads import role_scores
 from pellucid.analysis.repeated import repeated_tokens
-from pellucid.analysis.zoo_scores import zoo
 from pellucid.analysis.zoo_roles import ZOO
+from pellucid.analysis.zoo_scores import zoo
 
 HEADS = ("heads", "--model", "toy-induction", "--batch", "4")
 ROLES = {"previous token", "duplicate token", "induction", "BOS", "self"}

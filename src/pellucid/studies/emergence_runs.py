@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pellucid.analysis.attention import Cells, masses
 from pellucid.analysis.heads import INDUCTION, PREVIOUS, role_scores
-from pellucid.analysis.steps import over_checkpoints
 from pellucid.analysis.repeated import RepeatedTokens, halves, predictions, repeated_tokens
+from pellucid.analysis.steps import over_checkpoints
 from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pellucid.analysis.zoo_scores import ALPHA, Found, Zoo
 from pellucid.analysis.zoo_roles import ZOO, role_named
+from pellucid.analysis.zoo_scores import ALPHA, Found, Zoo
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.report.page import Page

@@ -104,8 +104,8 @@ def _where(page: Page, result: StudyResult) -> None:
         n_layers = swept[0].shape[1]
         where = f"From layer {handed.value:.0f} on" if handed.value < n_layers else "Only behind the last layer"
         text += (
-            f" Before layer 1 most is carried by **{at.label}**: {_number(at)} of the way from corrupted to clean. {where} "
-            f"the last token carries more than any other position. Up to {_number(elsewhere)} of the way stands at "
+            f" Before layer 1 most is carried by **{at.label}**: {_number(at)} of the way from corrupted to clean. "
+            f"{where} the last token carries more than any other position. Up to {_number(elsewhere)} of the way stands at "
             f"positions that have no name here ({elsewhere.label})."
         )
     page.section("Where is it decided?").text(text)
