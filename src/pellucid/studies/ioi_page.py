@@ -105,7 +105,7 @@ def _where(page: Page, result: StudyResult) -> None:
         where = f"From layer {handed.value:.0f} on" if handed.value < n_layers else "Only behind the last layer"
         text += (
             f" Before layer 1 most is carried by **{at.label}**: {_number(at)} of the way from corrupted to clean. "
-            f"{where} the last token carries more than any other position. Up to {_number(elsewhere)} of the way stands "
+            f"{where} the last token carries more than any other place. Up to {_number(elsewhere)} of the way stands "
             f"at positions that have no name here ({elsewhere.label})."
         )
     page.section("Where is it decided?").text(text)
