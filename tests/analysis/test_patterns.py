@@ -5,9 +5,16 @@ import math
 import pytest
 import torch
 
+from pellucid import HookedTransformer
 from pellucid.analysis import pattern_statistics, texts
-from pellucid.analysis.patterns import PatternStatistics, warn_of_rest
+from pellucid.analysis.attention import Cells, warn_of_rest
+from pellucid.analysis.heads import PREVIOUS, head_scores
+from pellucid.analysis.patterns import PatternStatistics
+from pellucid.analysis.task_heads import attention_from
+from pellucid.analysis.zoo_attention import patterns_reduced
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError
+from pellucid.tasks.pairs import Pairs
+from pellucid.text.vocabulary import integer_vocabulary
 from tests.models import CONFIGS, config_of, model_of
 
 NAMES = ("entropy", "keys", "distance", "first", "itself", "previous")
@@ -105,3 +112,24 @@ def test_what_has_no_patterns_is_refused(toy):
         pattern_statistics(model_of(config_of(n_layers=0)), [[1, 2, 3]])
     with pytest.raises(TokenError, match="tokens must start with BOS"):
         pattern_statistics(toy, torch.tensor([[5, 6, 7]]))
+
+
+def test_whoever_averages_patterns_is_warned_where_heads_rest_on_bos():
+    """All queries look at the first token: its key is large, and nothing else tells keys apart."""
+    model = HookedTransformer(config_of(n_layers=1), integer_vocabulary(17), seed=0).requires_grad_(False)
+    for block in model.blocks:
+        block.attn.W_Q.zero_(), block.attn.b_Q.fill_(8.0), block.attn.W_K.zero_(), block.attn.b_K.zero_()
+        block.attn.W_K[:] = model.embed.W_E[0][:, None] * 50
+    tokens = torch.cat([torch.zeros(3, 1, dtype=torch.long), torch.randint(1, 17, (3, 9))], 1)
+    _, cache = model.run_with_cache(tokens)
+    rests = torch.stack([cache["pattern", layer][..., 1:, 0].mean((0, 2)) for layer in range(1)])
+    assert float((rests >= 0.5).double().mean()) > 0.5
+    pairs = Pairs.from_tokens(tokens, tokens)
+    ways = {
+        "head_scores": lambda: head_scores(model, tokens, PREVIOUS),
+        "attention_from": lambda: attention_from(model, pairs, "end"),
+        "patterns_reduced": lambda: patterns_reduced(model, tokens, [Cells(torch.tensor([3]), torch.tensor([2]))]),
+    }
+    for way in ways.values():
+        with pytest.warns(MisreadWarning, match="of the heads rest on BOS"):
+            way()

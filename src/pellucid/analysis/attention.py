@@ -21,8 +21,35 @@ from pellucid.measurement import Measurement
 from pellucid.model.norms import widened
 
 HALVES = ("first half", "second half")
+TELLING = 8
+"""Tokens from which on attention to the first one tells rest from attention to all alike."""
 RESTING = 0.5
 """From this share of its attention on, a head is said to rest on BOS."""
+
+
+def warn_of_rest(first: Float[Tensor, "layer head"], *, bos: bool = True, stacklevel: int = 3) -> None:
+    """Warns where most heads rest on the first token, so that patterns, averaged, say little of what they do.
+
+    Args:
+        first: Mean attention of each head to the first token, attention mass.
+        bos: The first token is BOS.
+        stacklevel: As for `warnings.warn`, of the caller's caller by default.
+
+    Warns:
+        MisreadWarning: More than half of the heads give it `RESTING` or more.
+
+    Example:
+        >>> warn_of_rest(torch.tensor([[0.9, 0.1]]))
+    """
+    resting = float((first >= RESTING).double().mean()) if first.numel() else 0.0
+    if resting > 0.5:
+        where = "BOS" if bos else "the first token"
+        warnings.warn(
+            f"{resting:.0%} of the heads rest on {where}: what they do on a match is not in means over these patterns, "
+            "which are alike for that reason alone",
+            MisreadWarning,
+            stacklevel=stacklevel,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,10 +75,16 @@ class Cells:
 
 
 def masses(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[Cells]
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[Cells], *, quiet: bool = False
 ) -> Float[Tensor, "batch score layer head"]:
-    """The mean attention on some cells, for every head, from one pass over the prompts."""
+    """The mean attention on some cells, for every head, from one pass over the prompts.
+
+    Warns:
+        MisreadWarning: Most heads rest on BOS, unless `quiet`.
+    """
     n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    resting = None if quiet or not n_layers or not cells else on_bos(model, tokens)
+    cells = [*cells, *([] if resting is None else [resting])]
     out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
     if not n_layers or not cells:
         return out
@@ -62,7 +95,19 @@ def masses(
                 out[rows, score, hook.layer()] = cell.mean(pattern, rows).cpu()
 
         model.run_with_hooks(tokens[rows].to(model.device), return_type=None, fwd_hooks=[("pattern", reduce)])
-    return out
+    if resting is None:
+        return out
+    warn_of_rest(out[:, -1].mean(0), stacklevel=4)
+    return out[:, :-1]
+
+
+def on_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Cells | None:
+    """The first column of patterns; None where prompts do not begin with BOS, or are too short to tell."""
+    bos = None if model.policy is None else model.policy.bos_id
+    if bos is None or tokens.shape[1] < TELLING or not bool((tokens[:, 0] == bos).all()):
+        return None
+    queries = torch.arange(1, tokens.shape[1])
+    return Cells(queries, torch.zeros_like(queries))
 
 
 @torch.no_grad()
@@ -88,7 +133,7 @@ def rest_scores(model: HookedTransformer, tokens: RepeatedTokens) -> Measurement
     if not tokens.bos:
         raise ArgumentError("rest on BOS needs tokens that begin with BOS, got some without; this model may have none")
     queries = torch.arange(1, tokens.tokens.shape[1]).split(tokens.seq_len)
-    values = masses(model, tokens.tokens, [Cells(half, torch.zeros_like(half)) for half in queries])
+    values = masses(model, tokens.tokens, [Cells(half, torch.zeros_like(half)) for half in queries], quiet=True)
     resting = (values.mean(0) >= RESTING).all(0).double().mean() if values.numel() else values.new_zeros(())
     if resting > 0.5:
         warnings.warn(

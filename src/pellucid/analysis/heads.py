@@ -143,7 +143,7 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
             bos=tokens.bos,
         )
         stripes = [_cells(roles[r], others, bos=others.bos) for r in on_others]
-        controls[:, on_others] = masses(model, others.tokens, stripes)
+        controls[:, on_others] = masses(model, others.tokens, stripes, quiet=True)
     dims, names = ("prompt", "role", "layer", "head"), {"role": [role.name for role in roles]}
     return RoleScores(
         _measured(model, tokens, scores, dims, "head roles", coords=names),

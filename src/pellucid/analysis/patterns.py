@@ -4,16 +4,15 @@ In: a model and texts. Out: numbers of each row of text and head, means over its
 the run that makes it. Whoever averages patterns must know whether heads rest on BOS: `warn_of_rest` tells them.
 """
 
-import warnings
 from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.analysis.attention import RESTING
+from pellucid.analysis.attention import warn_of_rest
 from pellucid.analysis.texts import Rows, Texts, rows_of
-from pellucid.base.errors import ArgumentError, MisreadWarning
+from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.point import HookPoint
 from pellucid.measurement import Measurement
@@ -144,31 +143,6 @@ def statistics_of(
     means = [(x * queries).sum(-1) / queries.sum(-1) for x in each]
     previous = torch.nn.functional.pad(p.diagonal(offset=-1, dim1=-2, dim2=-1), (1, 0))
     return torch.stack([*means, (previous * behind).sum(-1) / behind.sum(-1)])
-
-
-def warn_of_rest(first: Float[Tensor, "layer head"], *, bos: bool = True, stacklevel: int = 3) -> None:
-    """Warns where most heads rest on the first token, so that patterns, averaged, say little of what they do.
-
-    Args:
-        first: Mean attention of each head to the first token, attention mass.
-        bos: The first token is BOS.
-        stacklevel: As for `warnings.warn`, of the caller's caller by default.
-
-    Warns:
-        MisreadWarning: More than half of the heads give it `RESTING` or more.
-
-    Example:
-        >>> warn_of_rest(torch.tensor([[0.9, 0.1]]))
-    """
-    resting = float((first >= RESTING).double().mean()) if first.numel() else 0.0
-    if resting > 0.5:
-        where = "BOS" if bos else "the first token"
-        warnings.warn(
-            f"{resting:.0%} of the heads rest on {where}: what they do on a match is not in means over these patterns, "
-            "which are alike for that reason alone",
-            MisreadWarning,
-            stacklevel=stacklevel,
-        )
 
 
 def _counted(rows: Rows) -> Tensor:

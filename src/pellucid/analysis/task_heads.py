@@ -9,9 +9,10 @@ Source: Wang et al. 2022, "Interpretability in the Wild".
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.analysis.attention import on_bos, warn_of_rest
 from pellucid.analysis.reading import chunks
 from pellucid.analysis.token_circuits import embedded, folded, normed, shared
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
@@ -43,6 +44,9 @@ def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measur
     Raises:
         UnknownNameError: The pairs have no such position.
 
+    Warns:
+        MisreadWarning: Most heads rest on BOS.
+
     Example:
         >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
         >>> prompt = [0, 11, 12, 13, 14, 11]
@@ -52,15 +56,24 @@ def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measur
     """
     q, keys = _places(pairs, query), torch.stack(list(pairs.positions.values()), 1)
     names = [point("pattern", layer) for layer in range(model.config.n_layers)]
-    parts = []
+    parts, rest = [], []
     for rows, cache in _read(model, pairs, names):
+        rest.append(_rest(pairs, rows, [cache[name] for name in names]))
         at = torch.arange(len(q[rows]))[:, None]
         patterns = [widened(cache[name][at, :, q[rows, None], keys[rows]]) for name in names]
         parts.append(torch.stack(patterns, 2).cpu())
+    if on_bos(model, pairs.clean) is not None:
+        warn_of_rest(torch.cat(rest).mean(0), stacklevel=3)
     record = record_of(model, task="heads on a task", settings={"query": query})
     coords = {"position": list(pairs.positions), **_told(pairs)}
     dims, name = ("prompt", "position", "layer", "head"), f"attention from {query}"
     return Measurement(torch.cat(parts), dims, unit="attention mass", record=record, name=name, coords=coords)
+
+
+def _rest(pairs: Pairs, rows: slice, patterns: Sequence[Tensor]) -> Float[Tensor, "prompt layer head"]:
+    """The mean attention to the first token, over a prompt's own queries behind it."""
+    there = pairs.mask[rows, 1:].to(patterns[0])[:, None]
+    return torch.stack([(x[..., 1:, 0] * there).sum(-1) / there.sum(-1) for x in patterns], 1).double().cpu()
 
 
 def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: str) -> Measurement:

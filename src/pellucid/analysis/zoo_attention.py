@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.attention import Cells
+from pellucid.analysis.attention import Cells, on_bos, warn_of_rest
 from pellucid.analysis.heads import Role, _cells  # the one definition of where a role attends
 from pellucid.analysis.reading import chunks, starts_with_bos
 from pellucid.analysis.repeated import RepeatedTokens, unrepeated_tokens
@@ -96,8 +96,13 @@ def patterns_reduced(
 
     Returns:
         Attention mass, float64.
+
+    Warns:
+        MisreadWarning: Most heads rest on BOS.
     """
     n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    resting = on_bos(model, tokens) if cells and n_layers else None
+    cells = [*cells, *([] if resting is None else [resting])]
     out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
     if not n_layers or not cells:
         return out
@@ -116,7 +121,10 @@ def patterns_reduced(
             model(tokens[rows].to(model.device), return_type=None, run=run)
         except _AllSeenError:
             continue
-    return out
+    if resting is None:
+        return out
+    warn_of_rest(out[:, -1].mean(0), stacklevel=4)
+    return out[:, :-1]
 
 
 def _unrepeated(model: HookedTransformer, tokens: RepeatedTokens) -> RepeatedTokens:
