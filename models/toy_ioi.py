@@ -112,7 +112,8 @@ def readme(losses: list[float], found: dict[str, dict[str, float]]) -> str:
     return f"""# {NAME}
 
 A transformer of three layers (d_model 128, 4 heads, MLPs of 512, learned positions, context 64;
-{len(sentence_vocabulary()) - 1} words and marks, BOS 0) that reads simple sentences, and names the indirect object:
+{len(sentence_vocabulary()) - 1} words and marks, BOS 0) that reads simple sentences, and tells
+which of two names was not repeated, the indirect object:
 "When Mary and John went to the store, John gave a drink to" → "Mary". It was trained by `models/toy_ioi.py` after the
 recipe `toy-ioi`, from seed {RECIPE.seed}: {RECIPE.steps} steps of {RECIPE.batch_size} rows of 64 words, each of several
 sentences, loss on every word, to {fmean(losses[-50:]):.3f} nats.

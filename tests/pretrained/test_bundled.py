@@ -15,7 +15,7 @@ from pellucid.studies.induction import CUT
 
 SHOWN = ("accuracy_second_half", "induction_head", "induction_head_control", CUT, "previous_token_head")
 """Figures that a README shows at each period."""
-TEXTS = {"toy-induction": "5 12 7 5 12"}
+TEXTS = {"toy-induction": "5 12 7 5 12", "toy-ioi": "When Mary and John went to the store"}
 """Where a model does not take a sentence."""
 SENTENCE = "The old house stood at the end of the lane, and nobody had lived there for years."
 
@@ -34,10 +34,11 @@ def card_of(name: str) -> dict:
 def test_a_card_tells_how_the_model_was_made_and_what_came_out(name):
     card = card_of(name)
     assert card["name"] == name
-    assert {"recipe", "seed", "torch", "threads", "loss", "figures_by_period"} <= set(card)
+    assert {"recipe", "seed", "torch", "threads", "loss"} <= set(card)
+    assert card.keys() & {"figures_by_period", "accuracy"}
     losses = card["loss"]["values"]
     assert len(losses) >= 50 and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
-    for figures in card["figures_by_period"].values():
+    for figures in card.get("figures_by_period", {}).values():
         assert set(SHOWN) <= set(figures)
         assert all(figure["value"] is not None or figure["reason"] for figure in figures.values())
 
@@ -46,7 +47,9 @@ def test_a_card_tells_how_the_model_was_made_and_what_came_out(name):
 def test_the_readme_says_what_the_card_does(name):
     card, said = card_of(name), (folder_of(name) / "README.md").read_text(encoding="utf-8")
     assert said.startswith(f"# {name}\n") and card["about"] in said and "MIT" in said
-    for period, figures in card["figures_by_period"].items():
+    for kind, by in card.get("accuracy", {}).items():
+        assert f"| {kind} | {by['ABBA']:.3f} | {by['BABA']:.3f} |" in said
+    for period, figures in card.get("figures_by_period", {}).items():
         (row,) = (line for line in said.splitlines() if line.startswith(f"| {period} |"))
         numbers = [figures[shown]["value"] for shown in SHOWN]
         assert [f"{number:.3f}" for number in numbers if number is not None and f"{number:.3f}" not in row] == []
