@@ -10,7 +10,7 @@ from pellucid.analysis import pattern_statistics, texts
 from pellucid.analysis.attention import Cells, warn_of_rest
 from pellucid.analysis.heads import PREVIOUS, head_scores
 from pellucid.analysis.patterns import PatternStatistics
-from pellucid.analysis.task_heads import attention_from
+from pellucid.analysis.task_heads import attention_from, previous_attention
 from pellucid.analysis.zoo_attention import patterns_reduced
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError
 from pellucid.tasks.pairs import Pairs
@@ -128,6 +128,7 @@ def test_whoever_averages_patterns_is_warned_where_heads_rest_on_bos():
     ways = {
         "head_scores": lambda: head_scores(model, tokens, PREVIOUS),
         "attention_from": lambda: attention_from(model, pairs, "end"),
+        "previous_attention": lambda: previous_attention(model, pairs),
         "patterns_reduced": lambda: patterns_reduced(model, tokens, [Cells(torch.tensor([3]), torch.tensor([2]))]),
     }
     for way in ways.values():

@@ -97,11 +97,14 @@ def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurem
         Score and control, ``[prompt layer head]``, attention mass.
     """
     names = [point("pattern", layer) for layer in range(model.config.n_layers)]
-    scores = []
+    scores, rest = [], []
     for rows, cache in _read(model, pairs, names):
+        rest.append(_rest(pairs, rows, [cache[name] for name in names]))
         stripes = torch.stack([widened(cache[name]).diagonal(-1, -2, -1) for name in names], 1)[..., 1:]
         there = pairs.mask[rows, 2:].to(stripes)[:, None, None]
         scores.append(((stripes * there).sum(-1) / there.sum(-1)).cpu())
+    if on_bos(model, pairs.clean) is not None:
+        warn_of_rest(torch.cat(rest).mean(0), stacklevel=3)
     visible = (1 / torch.arange(3, pairs.mask.shape[1] + 1, dtype=torch.float64)) * pairs.mask[:, 2:]
     uniform = visible.sum(1) / pairs.mask[:, 2:].sum(1)
     score = torch.cat(scores)
