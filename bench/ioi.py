@@ -40,7 +40,7 @@ def parts(model: HookedTransformer, prompts: Prompts) -> dict[str, float]:
     steps = {
         "attribution": lambda: [logit_attribution(model, prompts.turned, by=by) for by in ("component", "head")],
         "stream, attention, MLPs": lambda: add(ioi_parts.localised(model, prompts)),
-        "heads: z, q, k, v, pattern": lambda: add(ioi_parts.heads_swept(model, prompts)),
+        "heads: z, q, k, v, pattern": lambda: add(ioi_parts.heads_swept(model, prompts.turned)),
         "neurons of two layers": lambda: add(ioi_parts.neurons_swept(model, prompts, found.measurements["mlp_out"])),
         "roles": lambda: roles.update(ioi_heads.roles(model, prompts)[1]),
         "knock-out": lambda: add(ioi_parts.knocked_out(model, prompts, ioi_parts.chosen(model, prompts)[0])),

@@ -83,7 +83,7 @@ def logit_attribution(
         raise UnknownNameError(f"by must be one of {', '.join(SPLITS)}, got {by!r}{nearest(by, SPLITS)}")
     layers = _layers(model, by, layer)
     asked = _Asked(model, by, layers, swapped)
-    answers = _Answers.of(model, pairs)
+    answers = Answers.of(model, pairs)
     found = [
         asked.read(pairs[rows], answers.directions[rows], rows) for rows in chunks(pairs.clean, widest=asked.widest)
     ]
@@ -95,8 +95,7 @@ def logit_attribution(
     if by in ("head", "neuron"):
         dims, coords = ("prompt", "layer", by), {"layer": layers}
         values = values.view(len(pairs), len(layers), asked.n_split)
-    told = {name: getattr(pairs, name) for name in ("group", "frame")}
-    coords |= {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
+    coords |= pairs.labels
     settings = {"by": by, "norm": "frozen", "at": "end", "metric": default_metric(pairs).name}
     return Measurement(
         values,
@@ -129,14 +128,20 @@ class Swapped:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """What the logits of the answers are read by."""
 
     directions: Float[Tensor, "prompt d_model"]
     bias: Float[Tensor, " prompt"]
 
     @classmethod
-    def of(cls, model: HookedTransformer, pairs: Pairs) -> "_Answers":
+    def of(cls, model: HookedTransformer, pairs: Pairs) -> "Answers":
+        """Those of some pairs.
+
+        Raises:
+            ArgumentError: They have no answers.
+            TokenError: An answer is not in the vocabulary.
+        """
         if pairs.answer is None:
             raise ArgumentError("attribution needs pairs with answers, these have none; give answer=…")
         W, b = model.W_U.T, model.b_U

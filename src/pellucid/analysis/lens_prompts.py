@@ -40,10 +40,8 @@ class LensPrompts:
             ArgumentError: They are none of these, or empty.
         """
         if isinstance(prompts, Pairs):
-            told = {name: getattr(prompts, name) for name in ("group", "frame")}
-            coords = {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
             answer = None if prompts.answer is None else prompts.answer[:, 0]
-            found = cls(prompts.clean, prompts.mask, coords, answer)
+            found = cls(prompts.clean, prompts.mask, prompts.labels, answer)
         elif isinstance(prompts, str) or (
             isinstance(prompts, list | tuple) and prompts and isinstance(prompts[0], str)
         ):

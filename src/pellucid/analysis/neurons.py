@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pellucid.analysis.attribution import Answers
 from pellucid.analysis.contexts import ONE_PER, Context, Contexts, Tally, best_places, merge_contexts
 from pellucid.analysis.reading import chunks
 from pellucid.analysis.texts import Texts, rows_of
@@ -24,7 +25,7 @@ from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement
 from pellucid.model.decompose import Part, before_norm, parts
 from pellucid.model.norms import widened
-from pellucid.tasks.pairs import NONE, Pairs
+from pellucid.tasks.pairs import Pairs
 
 SCALE = "ln_final.hook_scale"
 
@@ -219,9 +220,8 @@ def neuron_effects(
         before, _ = before_norm(model.ln_final, towards[rows], scale)
         activations.append(post.cpu())
         effects.append((post * (before @ W.T)).cpu())
-    told = {name: getattr(pairs, name) for name in ("group", "frame")}
     coords: dict[str, Any] = {"component": [one.label for one in chosen]}
-    coords |= {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
+    coords |= pairs.labels
     settings = {
         "by": "chosen neurons",
         "norm": "frozen",
@@ -275,13 +275,7 @@ def _answers(model: HookedTransformer, pairs: Pairs) -> Float[Tensor, "prompt d_
     """What the logits of the answers, minus those of the wrong ones, are read by."""
     if pairs.answer is None:
         raise ArgumentError("direct effects need pairs with answers or a direction, got neither; give answer=…")
-    W_U, sides = widened(model.W_U.detach()).T, []
-    for ids in (pairs.answer, pairs.wrong):
-        if ids is not None:
-            ids = ids.to(W_U.device)
-            there = (ids != NONE).to(W_U)[..., None]
-            sides.append((W_U[ids.clamp(min=0)] * there).sum(1) / there.sum(1))
-    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
+    return Answers.of(model, pairs).directions
 
 
 def _floors(known: list[list[Context]], sign: int, k: int) -> Float[Tensor, " component"]:

@@ -65,7 +65,7 @@ def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measur
     if on_bos(model, pairs.clean) is not None:
         warn_of_rest(torch.cat(rest).mean(0), stacklevel=3)
     record = record_of(model, task="heads on a task", settings={"query": query})
-    coords = {"position": list(pairs.positions), **_told(pairs)}
+    coords = {"position": list(pairs.positions), **pairs.labels}
     dims, name = ("prompt", "position", "layer", "head"), f"attention from {query}"
     return Measurement(torch.cat(parts), dims, unit="attention mass", record=record, name=name, coords=coords)
 
@@ -227,10 +227,4 @@ def _by_head(
     """``[prompt layer head]``."""
     record = record_of(model, task="heads on a task", settings=dict(settings))
     dims = ("prompt", "layer", "head")
-    return Measurement(values, dims, unit=unit, record=record, name=name, coords=_told(pairs))
-
-
-def _told(pairs: Pairs) -> dict[str, object]:
-    """What prompts belong to, as coordinates."""
-    told = {name: getattr(pairs, name) for name in ("group", "frame")}
-    return {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
+    return Measurement(values, dims, unit=unit, record=record, name=name, coords=pairs.labels)

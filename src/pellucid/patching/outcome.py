@@ -127,10 +127,7 @@ def _by_prompt(done: Sequence[Mapping[str, Tensor]], name: str, n: int) -> Float
 def _coords(experiment: Experiment) -> dict[str, Any]:
     grid, pairs, model = experiment.plan.grid, experiment.pairs, experiment.model
     coords: dict[str, Any] = {axis: list(labels) for axis, labels in grid.labels.items()}
-    for name in ("group", "frame"):
-        told = getattr(pairs, name)
-        if told is not None and name not in coords:
-            coords[name] = ("prompt", list(told))
+    coords |= {name: labels for name, labels in pairs.labels.items() if name not in coords}
     row = next((axis for axis in ("pos", "q_pos") if axis in coords), None)
     if row is not None and len(pairs) == 1 and model.tokenizer is not None:
         coords["token"] = (row, model.tokenizer.strings(pairs.clean[0, : grid.scene.lengths[0]]))

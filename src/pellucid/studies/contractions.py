@@ -22,7 +22,7 @@ from pellucid.maths.groups import compare_groups
 from pellucid.measurement import Measurement
 from pellucid.pretrained.native import weights_hash
 from pellucid.studies import contractions_groups, contractions_parts
-from pellucid.studies.contractions_groups import DELTA, SideBySide
+from pellucid.studies.contractions_groups import DELTA
 from pellucid.studies.result import Figure, Findings, StudyResult
 from pellucid.tasks.contractions import Contractions
 from pellucid.tasks.pairs import Pairs
@@ -106,7 +106,7 @@ def contractions(
     try:
         prompts = Prompts.of(model, n=n, seed=seed) if prompts is None else prompts
     except TokenError as error:
-        found.add(_nothing(f"the prompts cannot be made for this model: {error}"))
+        found.add(Findings.nothing(FIGURES, f"the prompts cannot be made for this model: {error}"))
     else:
         settings |= {"prompts": len(prompts.pairs), "groups": list(dict.fromkeys(prompts.pairs.group or ()))}
         say("does the model have the habit?")
@@ -118,7 +118,7 @@ def contractions(
             _parts(model, prompts, found, say, delta=delta, neurons=neurons)
             settings["written"] = contractions_parts.written(model, found.measurements)
         else:
-            found.add(_nothing(reason, but=set(found.figures)))
+            found.add(Findings.nothing(FIGURES, reason, but=found.figures))
     record = record_of(model, task="contractions", seed=seed, settings=settings, weights_hash=weights_hash(model))
     name = model.record.model or "a model of no name"
     return StudyResult(
@@ -200,16 +200,8 @@ def _copied(prompts: Prompts, found: Findings) -> None:
         told = np.array(pairs.frame)
         frames = (told[same].tolist(), told[~same].tolist())
     both = compare_groups(values[same, None], values[~same, None], frames=frames, delta=DELTA)
-    low, high = float(both.low[0]), float(both.high[0])
-    known = np.isfinite([low, high]).all()
-    found.figures["copied_minus_not"] = Figure(
-        unit="logits",
-        value=float(both.difference[0]),
-        low=low if known else None,
-        high=high if known else None,
-        label=str(both.verdict[0]),
-        reason=None if known else "too few prompts for an interval",
-    )
+    numbers = (float(x[0]) for x in (both.difference, both.low, both.high))
+    found.figures["copied_minus_not"] = Figure.between(*numbers, unit="logits", label=str(both.verdict[0]))
 
 
 def _parts(
@@ -220,7 +212,7 @@ def _parts(
     *,
     delta: float,
     neurons: bool,
-) -> SideBySide | None:
+) -> None:
     say("layers, from clean activations and from noise")
     found.add(contractions_parts.layers(model, prompts.pairs))
     say("heads, taken apart")
@@ -232,24 +224,17 @@ def _parts(
     else:
         found.figures["neuron"] = Figure(unit="logits", reason="neurons were left out")
     say("groups side by side")
-    compared, sides = contractions_groups.compared(model, found.measurements, delta=delta)
-    found.add(compared)
-    return sides
-
-
-def _nothing(reason: str, *, but: set[str] | frozenset[str] = frozenset()) -> Findings:
-    return Findings({name: Figure(unit=unit, reason=reason) for name, unit in FIGURES.items() if name not in but})
+    found.add(contractions_groups.compared(model, found.measurements, delta=delta))
 
 
 def _add(model: HookedTransformer, found: Findings, prompts: Prompts, name: str, values: Tensor) -> None:
-    told = {what: getattr(prompts.pairs, what) for what in ("group", "frame")}
     measured = Measurement(
         values,
         ("prompt",),
         unit="logits",
         record=record_of(model, task="contractions", settings={"direction": "both"}),
         name=name.replace("_", " "),
-        coords={what: ("prompt", list(labels)) for what, labels in told.items() if labels is not None},
+        coords=prompts.pairs.labels,
     )
     found.measurements[name] = measured
     found.figures[name] = Figure.of(measured.mean("prompt"))

@@ -96,9 +96,7 @@ def side_by_side(parts: Measurement, *, delta: float = DELTA) -> SideBySide | No
     return SideBySide(labels, names, compared, delta)
 
 
-def compared(
-    model: HookedTransformer, effects: dict[str, Measurement], *, delta: float = DELTA
-) -> tuple[Findings, SideBySide | None]:
+def compared(model: HookedTransformer, effects: dict[str, Measurement], *, delta: float = DELTA) -> Findings:
     """The verdicts, as figures and as a Measurement of differences ``[group component]``."""
     parts, found = parts_of(effects), Findings()
     sides = None if parts is None else side_by_side(parts, delta=delta)
@@ -106,7 +104,7 @@ def compared(
     if parts is None or sides is None:
         reason = "there are no two groups to compare"
         found.figures |= {f"parts_{word}": Figure(unit="parts", reason=reason) for word in VERDICTS}
-        return found, None
+        return found
     for part in sides.parts:
         counts[sides.of_part(part)] += 1
     for word, count in counts.items():
@@ -127,4 +125,4 @@ def compared(
         coords={"group": sides.groups, "component": sides.parts},
         variables={name: (axes, x) for name, x in arrays.items() if name != "value"} | {"n_to_decide": (axes, needed)},
     )
-    return found, sides
+    return found

@@ -17,6 +17,7 @@ from pellucid.hooks.edits import Noise
 from pellucid.measurement import Measurement
 from pellucid.patching.sites import point
 from pellucid.patching.sweep import sweep
+from pellucid.studies.ioi_parts import heads_swept
 from pellucid.studies.result import Figure, Findings
 from pellucid.tasks.pairs import Pairs
 from pellucid.text.corpus import Corpus
@@ -25,8 +26,6 @@ NOISE = 3.0
 """Standard deviations of the token embedding, added to that of the contraction (Meng et al. 2022 took three)."""
 TOLD = 5
 """Neurons whose tokens and texts are told."""
-APART = ("z", "pattern", "v", "q", "k")
-"""What of a head is patched alone."""
 
 
 def sites_of(model: HookedTransformer) -> tuple[str, ...]:
@@ -50,14 +49,9 @@ def layers(model: HookedTransformer, pairs: Pairs) -> Findings:
 
 def heads_apart(model: HookedTransformer, pairs: Pairs) -> Findings:
     """Each head: all of its output, its pattern alone, its values, queries and keys."""
-    attention = model.config.attention
-    shared = "kv_head" if attention.kv_heads != attention.n_heads else "head"
-    found = Findings()
-    for site in APART:
-        axis = shared if site in ("k", "v") else "head"
-        found.measurements[f"heads_{site}"] = sweep(model, pairs, site=site, over=("layer", axis), progress=False)
+    attention, found = model.config.attention, heads_swept(model, pairs)
     best = found.measurements["heads_z"].effect().best(1)
-    found.figures["head"] = _figure(best, "the model has no heads")
+    found.figures["head"] = Figure.best(best, otherwise="the model has no heads")
     label = found.figures["head"].label
     for site in ("pattern", "v"):
         of_head = found.measurements[f"heads_{site}"].effect()
@@ -73,7 +67,7 @@ def neurons(model: HookedTransformer, pairs: Pairs) -> Findings:
         return found
     effect = sweep(model, pairs, site="post", over=("layer", "neuron"), progress=False)
     found.measurements["neurons"] = effect
-    found.figures["neuron"] = _figure(effect.effect().best(1), "no neuron changes anything")
+    found.figures["neuron"] = Figure.best(effect.effect().best(1), otherwise="no neuron changes anything")
     return found
 
 
@@ -119,9 +113,10 @@ def alike(model: HookedTransformer, pairs: Pairs, measurements: Mapping[str, Mea
             for layer, head in two
         ]
         each.append(torch.nn.functional.cosine_similarity(*vectors, dim=1).cpu())
-    told = {name: ("prompt", list(x)) for name in ("group", "frame") if (x := getattr(pairs, name)) is not None}
     record = record_of(model, task="contractions", settings={})
-    cosines = Measurement(torch.cat(each), ("prompt",), unit="fraction", record=record, name="cosine", coords=told)
+    cosines = Measurement(
+        torch.cat(each), ("prompt",), unit="fraction", record=record, name="cosine", coords=pairs.labels
+    )
     label = " and ".join(f"{layer}.{head}" for layer, head in two)
     return replace(Figure.of(cosines.mean("prompt"), label=label), unit="cosine")
 
@@ -134,19 +129,3 @@ def _same_head(effect: Measurement, label: str | None, group: int) -> Figure:
     number = head // group if axis == "kv_head" else head
     told = label if axis == "head" else f"{layer}.kv{number}"
     return Figure.of(effect.sel(layer=layer, **{axis: number}).mean("prompt"), label=told)
-
-
-def _figure(best: Measurement, reason: str) -> Figure:
-    if not best.values.size or not np.isfinite(best.values).all():
-        return Figure(unit=best.unit, reason=reason)
-    data = best.dataset
-    low, high = (float(data[side].values.ravel()[0]) for side in ("low", "high"))
-    known = np.isfinite([low, high]).all()
-    return Figure(
-        unit=best.unit,
-        value=float(best.values.ravel()[0]),
-        low=low if known else None,
-        high=high if known else None,
-        label=best.labels[0],
-        reason=None if known else "too few prompts for an interval",
-    )

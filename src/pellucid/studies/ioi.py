@@ -69,7 +69,7 @@ def ioi(
     try:
         prompts = Prompts.of(model, n=n, seed=seed) if prompts is None else prompts
     except TokenError as error:
-        found.add(_nothing(f"the prompts cannot be made for this model: {error}"))
+        found.add(Findings.nothing(FIGURES, f"the prompts cannot be made for this model: {error}"))
     else:
         settings |= {"prompts": len(prompts), "frames": len(set(prompts.turned.frame or ())) or None}
         say("can the model do it?")
@@ -77,7 +77,7 @@ def ioi(
         if reason is None:
             _circuit(model, prompts, found, say, seed=seed, neurons=neurons)
         else:
-            found.add(_nothing(reason, but=set(found.figures)))
+            found.add(Findings.nothing(FIGURES, reason, but=found.figures))
     say("the introduction's texts")
     found.figures |= introduction(model)
     for name, known in published_figures(model, "ioi").items():
@@ -142,7 +142,7 @@ def _circuit(
     say("where in the stream it is decided")
     found.add(ioi_parts.localised(model, prompts))
     say("which heads")
-    found.add(ioi_parts.heads_swept(model, prompts))
+    found.add(ioi_parts.heads_swept(model, prompts.turned))
     if neurons:
         say("which neurons")
         found.add(ioi_parts.neurons_swept(model, prompts, found.measurements.get("mlp_out")))
@@ -158,13 +158,6 @@ def _circuit(
     found.add(ioi_parts.edges(model, prompts, roles["name_mover"].found(), knock.found))
 
 
-def _nothing(reason: str, *, but: set[str] | frozenset[str] = frozenset()) -> Findings:
-    """Every figure null, for one reason."""
-    return Findings({name: Figure(unit=unit, reason=reason) for name, unit in FIGURES.items() if name not in but})
-
-
 def _by_prompt(model: HookedTransformer, values: Any, prompts: Prompts, unit: str, name: str) -> Measurement:
-    pairs = prompts.turned
-    coords = {what: ("prompt", list(told)) for what in ("group", "frame") if (told := getattr(pairs, what)) is not None}
     record = record_of(model, task="ioi", settings={})
-    return Measurement(values, ("prompt",), unit=unit, record=record, name=name, coords=coords)
+    return Measurement(values, ("prompt",), unit=unit, record=record, name=name, coords=prompts.turned.labels)

@@ -21,6 +21,7 @@ from pellucid.patching.sweep import sweep
 from pellucid.studies.ioi_heads import head_of
 from pellucid.studies.ioi_prompts import Prompts
 from pellucid.studies.result import Figure, Findings
+from pellucid.tasks.pairs import Pairs
 
 LAYERS_OF_NEURONS = 2
 """Whose neurons are swept: the layers whose MLP matters most."""
@@ -58,7 +59,7 @@ def _where(swept: Measurement) -> tuple[Figure, Figure, Figure]:
         reason = "the model has one layer, between whose parts the stream is not looked at"
         return tuple(Figure(unit=unit, reason=reason) for unit in ("fraction", "layer", "fraction"))  # pyright: ignore
     best = swept.sel(layer=1).best(1)
-    at = best_figure(best, f"{best.dataset['position'].values.item()}, layer 1")
+    at = Figure.best(best, label=f"{best.dataset['position'].values.item()}, layer 1")
     wins = shares.values[:, end] > inside.max(1)
     later = [layer for layer in range(n_layers) if wins[layer:].all()]
     handed = float(later[0] if later else n_layers)  # behind the last layer the end is all there is
@@ -75,31 +76,13 @@ def _where(swept: Measurement) -> tuple[Figure, Figure, Figure]:
     )
 
 
-def best_figure(best: Measurement, label: str | None = None) -> Figure:
-    """The figure of a cell that was chosen on one half and measured on the other."""
-    if not best.values.size or not np.isfinite(best.values).all():
-        return Figure(unit=best.unit, reason="no cell can be chosen")
-    low, high = (float(best.dataset[side].values.ravel()[0]) for side in ("low", "high"))
-    known = bool(np.isfinite([low, high]).all())
-    return Figure(
-        unit=best.unit,
-        value=float(best.values.ravel()[0]),
-        low=low if known else None,
-        high=high if known else None,
-        label=best.labels[0] if label is None else label,
-        reason=None if known else "too few prompts for an interval",
-    )
-
-
-def heads_swept(model: HookedTransformer, prompts: Prompts) -> Findings:
+def heads_swept(model: HookedTransformer, pairs: Pairs) -> Findings:
     """Each head's output, query, keys, values and pattern put in alone."""
     found, attention = Findings(), model.config.attention
     shared = "kv_head" if attention.kv_heads != attention.n_heads else "head"
     for site in ("z", "q", "k", "v", "pattern"):
         axis = shared if site in ("k", "v") else "head"
-        found.measurements[f"heads_{site}"] = sweep(
-            model, prompts.turned, site=site, over=("layer", axis), progress=False
-        )
+        found.measurements[f"heads_{site}"] = sweep(model, pairs, site=site, over=("layer", axis), progress=False)
     return found
 
 

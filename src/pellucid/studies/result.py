@@ -6,6 +6,7 @@ relative to it, so that the folder can be moved.
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,23 @@ class Figure:
         reason = f"one {units[:-1]} has no interval" if mean.n == 1 else None
         return cls(unit=mean.unit, value=mean.item(), low=low, high=high, label=label, reason=reason)
 
+    @classmethod
+    def best(cls, best: Measurement, *, label: str | None = None, otherwise: str = "no cell can be chosen") -> "Figure":
+        """The figure of the one cell of `Measurement.best`; `otherwise` is the reason where there is none."""
+        if not best.values.size or not math.isfinite(best.item()):
+            return cls(unit=best.unit, reason=otherwise)
+        bounds = [float(best.dataset[side].item()) for side in ("low", "high")]
+        name = best.labels[0] if label is None else label
+        return cls.between(best.item(), *bounds, unit=best.unit, label=name)
+
+    @classmethod
+    def between(cls, value: float, low: float, high: float, *, unit: str, label: str | None = None) -> "Figure":
+        """A number and the ends of its interval, which are no numbers where too few prompts give none."""
+        known = math.isfinite(low) and math.isfinite(high)
+        reason = None if known else "too few prompts for an interval"
+        ends = {"low": low, "high": high} if known else {}
+        return cls(unit=unit, value=value, label=label, reason=reason, **ends)
+
     def cells(self) -> list[object]:
         """For a table: the value and the ends of its interval, or why there is none."""
         if self.value is None:
@@ -73,6 +91,11 @@ class Findings:
 
     figures: dict[str, Figure] = field(default_factory=dict)
     measurements: dict[str, Measurement] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls, units: Mapping[str, str], reason: str, *, but: Collection[str] = ()) -> "Findings":
+        """Figures by name and unit, all null for one reason, but for some."""
+        return cls({name: Figure(unit=unit, reason=reason) for name, unit in units.items() if name not in but})
 
     def add(self, other: "Findings") -> None:
         """Takes in what another part found."""

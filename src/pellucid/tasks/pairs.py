@@ -68,6 +68,12 @@ class Pairs:
         return replace(self, **moved, positions={name: places.to(device) for name, places in self.positions.items()})
 
     @property
+    def labels(self) -> dict[str, tuple[str, list[str]]]:
+        """What each pair belongs to, group and frame, as coordinates of a Measurement over prompts."""
+        told = {"group": self.group, "frame": self.frame}
+        return {name: ("prompt", list(labels)) for name, labels in told.items() if labels is not None}
+
+    @property
     def lengths(self) -> Int[Tensor, " batch"]:
         """Tokens of each prompt."""
         return self.mask.sum(1)
