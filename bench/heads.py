@@ -22,8 +22,7 @@ from safetensors.torch import save_file
 from bench._program import Program
 from bench._turns import GPT2_SMALL
 from pellucid import HookedTransformer
-from pellucid.analysis.heads import DUPLICATE, INDUCTION, PREVIOUS
-from pellucid.analysis.heads import _cells as cells_of
+from pellucid.analysis.heads import DUPLICATE, INDUCTION, PREVIOUS, cells_of
 from pellucid.analysis.repeated import RepeatedTokens
 from pellucid.analysis.zoo_attention import attention_roles, patterns_reduced
 from pellucid.text.vocabulary import integer_vocabulary

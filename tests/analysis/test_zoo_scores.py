@@ -8,7 +8,7 @@ from pellucid import HookedTransformer, LayerNorm, MLPConfig, Rotary, Shortforme
 from pellucid.analysis.attention import masses
 from pellucid.analysis.compose import composition
 from pellucid.analysis.copying import copying_score
-from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, ROLES, SELF, Role, _cells, role_scores
+from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, ROLES, SELF, Role, cells_of, role_scores
 from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
 from pellucid.analysis.zoo_attention import attention_roles, patterns_reduced
 from pellucid.analysis.zoo_roles import ZOO, role_named
@@ -82,7 +82,7 @@ def test_stripes_are_means_of_their_cells(make_model):
 def test_a_pass_that_ends_at_the_last_pattern_reads_what_a_whole_one_does(config, monkeypatch):
     model = model_of(config).requires_grad_(False)
     tokens = torch.randint(D_VOCAB, (5, 9), generator=torch.Generator().manual_seed(0))
-    cells = [_cells(Role(name="two back", back=2), tokens, bos=False), _cells(SELF, tokens, bos=False)]
+    cells = [cells_of(Role(name="two back", back=2), tokens, bos=False), cells_of(SELF, tokens, bos=False)]
     whole = masses(model, tokens, cells)
     torch.testing.assert_close(patterns_reduced(model, tokens, cells), whole)
     monkeypatch.setattr("pellucid.analysis.reading.NUMBERS", 1)  # a prompt at a time

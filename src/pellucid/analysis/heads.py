@@ -92,7 +92,7 @@ def head_scores(model: HookedTransformer, tokens: RepeatedTokens | Int[Tensor, "
     if role.repeated and not isinstance(tokens, RepeatedTokens):
         raise ArgumentError(f"the role {role.name!r} needs RepeatedTokens; make them with repeated_tokens(model)")
     bos = tokens.bos if isinstance(tokens, RepeatedTokens) else starts
-    values = masses(model, _ids(tokens), [_cells(role, tokens, bos=bos)])[:, 0]
+    values = masses(model, _ids(tokens), [cells_of(role, tokens, bos=bos)])[:, 0]
     return _measured(model, tokens, values, ("prompt", "layer", "head"), role.name)
 
 
@@ -127,7 +127,7 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
     """
     starts_with_bos(model, tokens.tokens, may_lack=tokens.bos_left_out)
     roles = [role for role in ROLES if tokens.bos or not role.to_bos] if roles is None else list(roles)
-    cells = [_cells(role, tokens, bos=tokens.bos) for role in roles]
+    cells = [cells_of(role, tokens, bos=tokens.bos) for role in roles]
     scores = masses(model, tokens.tokens, cells)
     controls = torch.empty_like(scores)
     for r, cell in enumerate(cells):
@@ -142,7 +142,7 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
             rule=tokens.rule,
             bos=tokens.bos,
         )
-        stripes = [_cells(roles[r], others, bos=others.bos) for r in on_others]
+        stripes = [cells_of(roles[r], others, bos=others.bos) for r in on_others]
         controls[:, on_others] = masses(model, others.tokens, stripes, quiet=True)
     dims, names = ("prompt", "role", "layer", "head"), {"role": [role.name for role in roles]}
     return RoleScores(
@@ -214,7 +214,7 @@ def _several(ordinary: Int[Tensor, " token"], n: int, draws: torch.Generator) ->
     return torch.cat([ordinary[torch.randperm(len(ordinary), generator=draws)[:n]] for _ in range(COPIES)])
 
 
-def _cells(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> Cells:
+def cells_of(role: Role, tokens: RepeatedTokens | Tensor, *, bos: bool) -> Cells:
     """Where a role attends in these tokens.
 
     Queries that have no choice or no such key are passed over: p ≥ 1, and p → p−1 not from the first token to BOS.

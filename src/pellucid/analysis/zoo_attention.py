@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.analysis.attention import Cells, on_bos, warn_of_rest
-from pellucid.analysis.heads import Role, _cells  # the one definition of where a role attends
+from pellucid.analysis.heads import Role, cells_of
 from pellucid.analysis.reading import chunks, starts_with_bos
 from pellucid.analysis.repeated import RepeatedTokens, unrepeated_tokens
 from pellucid.base.errors import ArgumentError
@@ -73,7 +73,7 @@ def attention_roles(
     others = _unrepeated(model, tokens) if with_others else None
     both = tokens.tokens if others is None else torch.cat([tokens.tokens, others.tokens])
     cells = [_both(role, tokens, others) for role in roles]
-    cells += [_cells(role, others or tokens, bos=tokens.bos) for role in positional]
+    cells += [cells_of(role, others or tokens, bos=tokens.bos) for role in positional]
     found = patterns_reduced(model, both, cells)
     made: dict[str, tuple[Measurement, Measurement]] = {}
     for i, (role, cell) in enumerate(zip([*roles, *positional], cells, strict=True)):
@@ -134,10 +134,10 @@ def _unrepeated(model: HookedTransformer, tokens: RepeatedTokens) -> RepeatedTok
 
 def _both(role: Role, tokens: RepeatedTokens, others: RepeatedTokens | None) -> Cells:
     """A role's cells for the prompts that repeat and, behind them, those that do not."""
-    cell = _cells(role, tokens, bos=tokens.bos)
+    cell = cells_of(role, tokens, bos=tokens.bos)
     if others is None or not role.repeated:
         return cell
-    beside = _cells(role, others, bos=others.bos).counted
+    beside = cells_of(role, others, bos=others.bos).counted
     if beside is None:
         return cell
     return Cells(cell.queries, cell.keys, torch.cat([torch.ones_like(beside), beside]))

@@ -11,7 +11,7 @@ from pellucid.analysis.contexts import Contexts
 from pellucid.report.page import Page
 from pellucid.studies.contractions_groups import side_by_side
 from pellucid.studies.neuron_page import context_view
-from pellucid.studies.report_cells import HALVES, cells, top_cells
+from pellucid.studies.report_cells import HALVES, cells, made, top_cells
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
@@ -35,7 +35,7 @@ def contractions_page(result: StudyResult, contexts: Contexts | None = None) -> 
     """
     with unshown():
         page = Page(f"Contractions: {Path(result.model).name or result.model}", lead=_lead(result))
-        for part in (_habit, _written, _layers, _heads, _neurons, _split, _groups, _made):
+        for part in (_habit, _written, _layers, _heads, _neurons, _split, _groups, made):
             part(page, result)
             if part is _neurons and contexts is not None:
                 _texts(page, contexts)
@@ -198,16 +198,6 @@ def _groups(page: Page, result: StudyResult) -> None:
         rows.append([part, sides.of_part(part), *row])
     page.table(
         ["part", "verdict", *sides.groups], rows, "Difference from the other groups, in logits, and the verdict."
-    )
-
-
-def _made(page: Page, result: StudyResult) -> None:
-    record = result.record
-    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if name != "written")
-    page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
-        f"{', '.join(record.processing) or 'none'}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. "
-        "All numbers lie beside this page: `result.json`, and the folder `measurements`."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pellucid.report.page import Page
 from pellucid.studies.ioi import ROLES
 from pellucid.studies.ioi_heads import CLEAR, COPIES
-from pellucid.studies.report_cells import HALVES, cells, top_cells
+from pellucid.studies.report_cells import HALVES, cells, made, top_cells
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
@@ -45,7 +45,7 @@ def ioi_page(result: StudyResult) -> Page:
     """
     with unshown():
         page = Page(f"Indirect objects: {Path(result.model).name or result.model}", lead=_lead(result))
-        parts = (_behaviour, _where, _which, _roles, _how, _evidence, _open, _texts, _made)
+        parts = (_behaviour, _where, _which, _roles, _how, _evidence, _open, _texts, made)
         for part in parts:
             part(page, result)
     return page
@@ -271,16 +271,6 @@ def _texts(page: Page, result: StudyResult) -> None:
     }
     page.section("The introduction's rows")
     _figures(page, result, words, "Texts of the introduction to TransformerLens. Losses depend on processing.")
-
-
-def _made(page: Page, result: StudyResult) -> None:
-    record = result.record
-    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
-    page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
-        f"{', '.join(record.processing) or 'none'}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. "
-        "All numbers lie beside this page: `result.json`, and the folder `measurements`."
-    )
 
 
 def _figures(page: Page, result: StudyResult, words: dict[str, str], caption: str) -> None:

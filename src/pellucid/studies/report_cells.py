@@ -1,10 +1,11 @@
-"""Cells of the tables in reports: figures with their intervals, and the largest cells, fairly chosen."""
+"""What reports share: cells of tables, the largest cells fairly chosen, and how a result was made."""
 
 import numpy as np
 
 from pellucid.maths.statistics import split
 from pellucid.measurement import Measurement
-from pellucid.studies.result import Figure
+from pellucid.report.page import Page
+from pellucid.studies.result import Figure, StudyResult
 
 HALVES = "Chosen on one half of the prompts, measured on the other."
 
@@ -27,3 +28,17 @@ def cells(figure: Figure) -> list[object]:
     value = None if figure.value is None else f"{figure.value:.3f}"
     interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
     return [value, interval]
+
+
+def made(page: Page, result: StudyResult) -> None:
+    """The last section: what the numbers depend on, and where they lie. Settings that are tables have their own."""
+    record = result.record
+    plain = {
+        name: value for name, value in record.settings.items() if value is not None and not isinstance(value, dict)
+    }
+    settings = ", ".join(f"{name} {value}" for name, value in plain.items())
+    page.section("How was this made?").text(
+        f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
+        f"{', '.join(record.processing) or 'none'}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. "
+        "All numbers lie beside this page: `result.json`, and the folder `measurements`."
+    )
