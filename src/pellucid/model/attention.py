@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pellucid.base.errors import ConfigError
 from pellucid.hooks.point import HookPoint, Part, at, watched
 from pellucid.hooks.run import LiveRun
+from pellucid.model.linear import linear
 from pellucid.model.norms import widened
 from pellucid.model.past import Span
 from pellucid.model.positional import Placing, Rotation
@@ -68,7 +69,7 @@ class AttentionConfig:
 
 
 def as_matrix(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "d_out d_model"]:
-    """All heads' weights as one matrix for `F.linear`, `d_out` being (head d_head); a view where memory allows."""
+    """All heads' weights as one matrix for `linear`, `d_out` being (head d_head); a view where memory allows."""
     return W.transpose(1, 2).flatten(0, 1)
 
 
@@ -144,7 +145,7 @@ class Attention(Part):
             if not ours or run is None or run.edits(self.hook_result):
                 out = result.sum(2)
                 return out if self.b_O is None else out + self.b_O
-        return F.linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
+        return linear(z.flatten(-2), self.W_O.flatten(0, 1).T, self.b_O)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
         return self.attend(q, k, v, span.fused_mask, causal=span.plain)
@@ -270,5 +271,5 @@ def project(
     if x.ndim == 4:
         out = torch.einsum("bphm,hme->bphe", x, W)
         return out if b is None else out + b
-    out = F.linear(x, as_matrix(W), None if b is None else b.flatten())
+    out = linear(x, as_matrix(W), None if b is None else b.flatten())
     return out.unflatten(-1, (W.shape[0], W.shape[2]))

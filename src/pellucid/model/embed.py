@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pellucid.base.errors import MisreadWarning
 from pellucid.hooks.point import Part
 from pellucid.hooks.run import LiveRun
+from pellucid.model.linear import linear
 
 
 class Embed(Part):
@@ -37,7 +38,7 @@ class Unembed(Part):
 
     def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_vocab"]:
         """The logits."""
-        return F.linear(x, self.W_U.T, self.b_U)
+        return linear(x, self.W_U.T, self.b_U)
 
 
 class TiedUnembed(Unembed):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pellucid.base.errors import ConfigError, nearest
 from pellucid.hooks.point import HookPoint, Part, at
 from pellucid.hooks.run import LiveRun
+from pellucid.model.linear import linear
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -85,14 +86,14 @@ class MLP(Part):
 
     def forward(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_model"]:
         """What the MLP writes."""
-        return F.linear(at(self.hook_post, self.neurons(x, run), run), self.W_out.T, self.b_out)
+        return linear(at(self.hook_post, self.neurons(x, run), run), self.W_out.T, self.b_out)
 
     def neurons(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_mlp"]:
         """The neurons' activations, before `hook_post`."""
         if self.W_gate is None:
-            return self.act(at(self.hook_pre, F.linear(x, self.W_in.T, self.b_in), run))
-        gate = self.act(at(self.hook_pre, F.linear(x, self.W_gate.T, self.b_gate), run))
-        return gate * at(self.hook_pre_linear, F.linear(x, self.W_in.T, self.b_in), run)
+            return self.act(at(self.hook_pre, linear(x, self.W_in.T, self.b_in), run))
+        gate = self.act(at(self.hook_pre, linear(x, self.W_gate.T, self.b_gate), run))
+        return gate * at(self.hook_pre_linear, linear(x, self.W_in.T, self.b_in), run)
 
     def activated(
         self, pre: Float[Tensor, "*rows d_mlp"], pre_linear: Float[Tensor, "*rows d_mlp"] | None = None

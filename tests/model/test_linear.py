@@ -1,0 +1,75 @@
+"""Large products take oneDNN's way, and say what `F.linear` says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pellucid.model import linear as module
+from pellucid.model.linear import LEAST, linear
+
+D_IN, D_OUT = 512, 1024
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each product had that took oneDNN's way."""
+    asked: list[int] = []
+    original = module._quickly
+
+    def counted(x: torch.Tensor, W: torch.Tensor) -> bool:
+        taken = original(x, W)
+        asked.extend([x.numel() // x.shape[-1]] if taken else [])
+        return taken
+
+    monkeypatch.setattr(module, "_quickly", counted)
+    return asked
+
+
+def literal(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    """In float64."""
+    return F.linear(x.double(), W.double(), None if b is None else b.double())
+
+
+ROWS = {
+    "rows": torch.randn(200, D_IN),
+    "batch": torch.randn(3, 70, D_IN),
+    "every second": torch.randn(4, 100, D_IN)[:, ::2],
+    "one repeated": torch.randn(1, D_IN).expand(100, D_IN),
+    "turned": torch.randn(D_IN, 100).T,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_equals_the_literal(name: str, bias: bool, turned: bool, quick: list[int]) -> None:
+    W = torch.randn(D_IN, D_OUT).T if turned else torch.randn(D_OUT, D_IN)
+    b = torch.randn(D_OUT) if bias else None
+    with torch.no_grad():
+        out = linear(ROWS[name], W, b)
+    torch.testing.assert_close(out.double(), literal(ROWS[name], W, b), atol=1e-3, rtol=1e-4)
+    assert quick == [ROWS[name].numel() // D_IN]
+
+
+def test_one_row_against_a_vocabulary(quick: list[int]) -> None:
+    x, W = torch.randn(D_IN), torch.randn(LEAST // D_IN, D_IN)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, W).double(), literal(x, W, None), atol=1e-3, rtol=1e-4)
+    assert quick == [1]
+
+
+def test_gradients_are_those_of_the_plain_product(quick: list[int]) -> None:
+    x, W = torch.randn(200, D_IN, requires_grad=True), torch.randn(D_OUT, D_IN)
+    linear(x, W).sum().backward()
+    torch.testing.assert_close(x.grad, W.sum(0).expand(200, D_IN), atol=1e-3, rtol=1e-4)
+    assert quick == []
+
+
+def test_small_wide_and_cast_products_stay_with_torch(quick: list[int]) -> None:
+    W = torch.randn(D_OUT, D_IN)
+    with torch.no_grad():
+        linear(torch.randn(4, D_IN), W)
+        linear(torch.randn(200, D_IN, dtype=torch.float64), W.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(torch.randn(200, D_IN), W).dtype == torch.bfloat16
+    assert quick == []
