@@ -8,6 +8,7 @@ from pellucid.analysis import reading
 from pellucid.analysis.lens import SITES, logit_lens
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError, UnknownNameError
 from pellucid.measurement import Measurement
+from pellucid.pretrained.processing import Processing, process
 from pellucid.tasks.pairs import Pairs
 from tests.models import CONFIGS, config_of, model_of, tokens_of
 
@@ -20,13 +21,29 @@ def instead(model, tokens, state):
     return model.run_with_hooks(tokens, fwd_hooks=[(last, lambda x, hook: state)]).detach().log_softmax(-1)
 
 
+def by_bias(model, layer):
+    """What the biases of values and of the norm before make each head write, ``[head d_model]``."""
+    block, attn = model.blocks[layer], model.blocks[layer].attn
+    out = []
+    for head, W in enumerate(attn.W_O):
+        kv = head * len(attn.W_V) // len(attn.W_O)
+        value = (0 if attn.b_V is None else attn.b_V[kv]) + getattr(
+            block.ln1, "b", torch.zeros(10).double()
+        ) @ attn.W_V[kv]
+        out.append(value @ W)
+    return torch.stack(out).detach()
+
+
 def literal(model, tokens, site):
     """``[layer][head]`` -> log-probabilities, one head for sites without heads."""
     names = [f"blocks.{layer}.{POINTS[site]}" for layer in range(model.config.n_layers)]
     last = f"blocks.{model.config.n_layers - 1}.hook_resid_post"
     _, cache = model.run_with_cache(tokens, names_filter=[*names, last])
     if site == "head":
-        return [[instead(model, tokens, x) for x in cache[name].unbind(2)] for name in names]
+        return [
+            [instead(model, tokens, x) for x in (cache[name] - by_bias(model, layer)).unbind(2)]
+            for layer, name in enumerate(names)
+        ]
     return [[instead(model, tokens, cache[name])] for name in ([*names, last] if site == "resid" else names)]
 
 
@@ -102,6 +119,49 @@ def test_prompts_of_several_lengths_are_read_as_each_alone():
     assert together.kl.dataset["group"].values.tolist() == ["a", "b"] and (together.ids[1, :, 3:] == -1).all()
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_processing_the_weights_changes_nothing(site):
+    model, tokens = model_of("gpt2", dtype=torch.float64), tokens_of()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.b_V.normal_()
+            block.ln1.b.normal_()
+            block.attn.W_O.add_(1.0)
+    before = logit_lens(model, tokens, site=site, answer=3)
+    process(model, Processing())
+    after = logit_lens(model, tokens, site=site, answer=3)
+    np.testing.assert_allclose(after.probability.values, before.probability.values, atol=1e-10)
+    np.testing.assert_allclose(after.kl.values, before.kl.values, atol=1e-8)
+
+
+@pytest.mark.parametrize("site", ["resid", "head"])
+def test_some_positions_are_read_as_among_all(site):
+    model = model_of("llama", dtype=torch.float64)
+    prompts = Pairs.from_tokens([[1, 2, 3, 4, 5], [6, 7, 8]], [[1, 2, 3, 4, 5], [6, 7, 8]], answer=[3, 4])
+    whole, some = logit_lens(model, prompts, site=site), logit_lens(model, prompts, site=site, positions=[0, -1])
+    read = np.array([[1, 0, 0, 0, 1], [1, 0, 1, 0, 0]], dtype=bool)
+    for name in ("probability", "rank", "kl"):
+        one, all_ = (np.moveaxis(getattr(x, name).values, 2, 1) for x in (some, whole))
+        np.testing.assert_allclose(one[read], all_[read], atol=1e-12)
+        assert np.isnan(one[~read]).all()
+    head = 1 if site == "head" else None
+    assert some.top(0, -1, head=head, prompt=1)[0][0] == whole.top(0, 2, head=head, prompt=1)[0][0]
+    assert some.record.settings["positions"] == [0, -1]
+    with pytest.raises(ArgumentError, match="pos must be a position that was read, got 1"):
+        some.top(0, 1, head=head)
+
+
+def test_states_that_are_no_numbers_have_no_rank():
+    model, tokens = model_of("gpt2"), tokens_of()
+    with torch.no_grad():
+        model.blocks[0].mlp.b_out[0] = torch.nan
+    with pytest.warns(MisreadWarning, match="28 states are not finite and say nothing: their cells are NaN"):
+        found = logit_lens(model, tokens, answer=3)
+    assert not np.isnan(found.rank.values[:, 0]).any()
+    for measured in (found.rank, found.probability, found.kl):
+        assert np.isnan(measured.values[:, 1:]).all()
+
+
 def test_memory_is_bounded_and_pieces_change_nothing(monkeypatch):
     model, tokens = model_of("llama", dtype=torch.float64), tokens_of("llama")
     whole = [logit_lens(model, tokens, site=site) for site in ("resid", "head")]
@@ -148,7 +208,7 @@ def test_what_cannot_be_looked_at_is_refused(toy):
         logit_lens(model, tokens, target="nxt")
     with pytest.raises(ArgumentError, match="answer and target='next' both say what is asked about"):
         logit_lens(model, tokens, target="next", answer=1)
-    with pytest.raises(ArgumentError, match="k must be 1 or more, got 0"):
+    with pytest.raises(ArgumentError, match="k must be 1 or more, a whole number, got 0"):
         logit_lens(model, tokens, k=0)
     with pytest.raises(ArgumentError, match="answer must be one token, or one for each of 2 prompts, got 3"):
         logit_lens(model, tokens, answer=[1, 2, 3])
@@ -165,7 +225,14 @@ def test_what_cannot_be_looked_at_is_refused(toy):
     found = logit_lens(model, tokens)
     with pytest.raises(ArgumentError, match=r"layer must lie in 0\.\.2, got 3"):
         found.top(3, 0)
-    with pytest.raises(ArgumentError, match=r"pos must lie in 0\.\.6, got 7"):
-        found.top(0, 7)
+    for pos in (7, -8):
+        with pytest.raises(ArgumentError, match=rf"pos must lie in -7\.\.6, got {pos}"):
+            found.top(0, pos)
+    with pytest.raises(ArgumentError, match="positions must lie in every prompt, the shortest of 7 tokens, got 7"):
+        logit_lens(model, tokens, positions=[7])
+    with pytest.raises(ArgumentError, match="positions must be one or more whole numbers, in a list, got 3"):
+        logit_lens(model, tokens, positions=3)
+    with pytest.raises(ArgumentError, match="lens must translate states, such as a TunedLens, got 5"):
+        logit_lens(model, tokens, lens=5)
     with pytest.raises(ArgumentError, match="head must be told for site 'head' alone, got head=1 for 'resid'"):
         found.top(0, 0, head=1)

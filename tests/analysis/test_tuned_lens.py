@@ -1,7 +1,5 @@
 """Translators that are trained say more of what the model says than none, and load for their own model alone."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -101,63 +99,96 @@ def test_what_was_saved_loads_as_it_was(model, lens, tmp_path):
     found = TunedLens.load(tmp_path / "lens", model)
     assert torch.equal(found.weight, lens.weight) and torch.equal(found.bias, lens.bias)
     assert found.record == lens.record and repr(found) == repr(lens)
+    assert [kl.record for kl in found.held_out] == [kl.record for kl in lens.held_out]
+    assert [kl.record.task for kl in found.held_out] == ["tuned lens", "logit lens"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lens"]
     with pytest.raises(OutputError, match="holds a tuned lens already; choose another folder, or overwrite=True"):
         lens.save(tmp_path / "lens")
     lens.save(tmp_path / "lens", overwrite=True)
+    assert [path.name for path in (tmp_path / "lens").iterdir()] == ["tuned_lens.safetensors"]
     bare = train_tuned_lens(model, rows_of(), held_out=0, steps=1, batch=2)
     bare.save(tmp_path / "bare")
     assert TunedLens.load(tmp_path / "bare", model).held_out is None
 
 
+def test_one_that_cannot_be_replaced_stays(model, lens, tmp_path, monkeypatch):
+    lens.save(tmp_path)
+    other = train_tuned_lens(model, rows_of(), steps=1, batch=2)
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OutputError, match="the disk is full"):
+        other.save(tmp_path, overwrite=True)
+    monkeypatch.undo()
+    assert torch.equal(TunedLens.load(tmp_path, model).weight, lens.weight)
+
+
 def test_another_model_is_refused(model, lens, tmp_path):
     lens.save(tmp_path)
-    with pytest.raises(
-        CheckpointError, match="with n_layers=2, got a model with n_layers=1; load the lens with its own"
+    for other, message in (
+        (model_of(config_of(n_layers=1), dtype=torch.float64), r"n_layers=2\), got n_layers=1; train one"),
+        (model_of(config_of(d_model=8), dtype=torch.float64), r"d_model=10\), got d_model=8"),
+        (
+            model_of("gpt2", dtype=torch.float64, seed=1),
+            r"float64; processing: none\)\), got weights .*; load the model",
+        ),
+        (model_of("gpt2"), r"got weights .* \(float32; processing: none"),
     ):
-        TunedLens.load(tmp_path, model_of(config_of(n_layers=1), dtype=torch.float64))
-    with pytest.raises(CheckpointError, match="with d_model=10, got a model with d_model=8"):
-        TunedLens.load(tmp_path, model_of(config_of(d_model=8), dtype=torch.float64))
+        with pytest.raises(CheckpointError, match=message):
+            TunedLens.load(tmp_path, other)
+        with pytest.raises(ArgumentError, match=f"a tuned lens must be used on the model that .*{message}"):
+            logit_lens(other, rows_of(), lens=lens)
+        with pytest.raises(ArgumentError, match=message):
+            lens_kl(other, rows_of(), lens)
     with pytest.raises(
-        CheckpointError, match=r"float64; processing: none\), got a model with weights .*; load the model"
-    ):
-        TunedLens.load(tmp_path, model_of("gpt2", dtype=torch.float64, seed=1))
-    with pytest.raises(CheckpointError, match="float32; processing: none"):
-        TunedLens.load(tmp_path, model_of("gpt2"))
-    with pytest.raises(ArgumentError, match="a tuned lens must be used on the model that it was trained on"):
-        logit_lens(model_of(config_of(n_layers=1)), rows_of(), lens=lens)
-    with pytest.raises(
-        ArgumentError, match="a lens translates states of the stream, site='resid', got site='attn_out'"
+        ArgumentError, match="a lens translates states of the stream, got site='attn_out'; leave the lens"
     ):
         logit_lens(model, rows_of(), site="attn_out", lens=lens)
 
 
+def test_weights_that_were_written_since_are_noticed():
+    model = model_of("gpt2")
+    lens = train_tuned_lens(model, rows_of(), steps=1, batch=2)
+    lens.check(model)
+    with torch.no_grad():
+        before = model.blocks[0].attn.b_O.clone()
+        model.blocks[0].attn.b_O.add_(1)
+    with pytest.raises(ArgumentError, match="a tuned lens must be used on the model that it was trained on"):
+        lens.check(model)
+    with torch.no_grad():
+        model.blocks[0].attn.b_O.copy_(before)
+    lens.check(model)
+
+
 def test_damaged_files_are_refused(model, lens, tmp_path):
+    from safetensors.torch import load_file, save_file
+
     with pytest.raises(CheckpointError, match="must be a folder with a tuned lens, got none"):
         TunedLens.load(tmp_path, model)
     lens.save(tmp_path)
-    tensors, told = tmp_path / "tuned_lens.safetensors", tmp_path / "tuned_lens.json"
-    whole = tensors.read_bytes()
-    tensors.write_bytes(whole[:-8])
-    with pytest.raises(CheckpointError, match=r"tuned_lens.safetensors must be the file that tuned_lens.json tells of"):
+    file = tmp_path / "tuned_lens.safetensors"
+    whole, tensors = file.read_bytes(), load_file(file)
+    file.write_bytes(whole[:-8])
+    with pytest.raises(CheckpointError, match=r"tuned_lens.safetensors must be what save wrote"):
         TunedLens.load(tmp_path, model)
-    tensors.unlink()
-    with pytest.raises(CheckpointError, match=r"tuned_lens.safetensors must be readable, got: No such file"):
+    file.write_bytes(whole[:-8] + bytes(8))
+    with pytest.raises(CheckpointError, match=r"tuned_lens.safetensors is damaged: its tensors are not those"):
         TunedLens.load(tmp_path, model)
-    values = json.loads(told.read_text())
-    told.write_text(json.dumps(values | {"version": 2}))
-    with pytest.raises(CheckpointError, match="must be of version 1, got 2"):
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="must be a pellucid tuned lens, version 2, got None"):
         TunedLens.load(tmp_path, model)
-    for broken in ("{", "[]", json.dumps({"format": "pellucid tuned lens", "version": 1})):
-        told.write_text(broken)
-        with pytest.raises(CheckpointError, match=r"tuned_lens.json must be what save wrote"):
+    for broken in ("{", "[]", "{}"):
+        save_file(tensors, file, {"format": "pellucid tuned lens, version 2", "pellucid": broken})
+        with pytest.raises(CheckpointError, match=r"tuned_lens.safetensors must be what save wrote"):
             TunedLens.load(tmp_path, model)
 
 
 def test_what_cannot_be_trained_is_refused(model):
     for changes, message in (
-        ({"steps": 0}, "steps must be 1 or more, got 0"),
-        ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"steps": 0}, "steps must be 1 or more, a whole number, got 0"),
+        ({"batch": 0}, "batch must be 1 or more, a whole number, got 0"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"held_out": 1.0}, "the share that is held out must be at least 0 and below 1, got 1.0"),
         ({"length": 4}, "length is that of rows made of documents, got length=4"),
@@ -172,6 +203,10 @@ def test_what_cannot_be_trained_is_refused(model):
         train_tuned_lens(model, tokens_of(pos=20))
     with pytest.raises(TokenError):
         train_tuned_lens(model, ["1 2 3"])
+    for rows in ([], [[]]):
+        with pytest.raises(ArgumentError, match=r"rows must be token ids \[row pos\], one row or more, got"):
+            lens_kl(model, rows)
+    assert lens_kl(model, [1, 2, 3]).shape == (1, 2)
     broken = model_of("gpt2")
     with torch.no_grad():
         broken.blocks[0].attn.b_O.fill_(torch.nan)

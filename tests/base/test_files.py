@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from pellucid.base.errors import OutputError
-from pellucid.base.files import clear_abandoned, written_aside
+from pellucid.base.files import check_place, clear_abandoned, written_aside
 
 
 def everything(folder):
@@ -135,3 +135,17 @@ def test_what_killed_processes_left_is_cleared_away_and_nothing_else(tmp_path):
     clear_abandoned(tmp_path, "step-*")
     assert {path.name for path in tmp_path.iterdir()} == {".other.a1b2c3d4", "report.html", ".hidden"}
     clear_abandoned(tmp_path / "nowhere")
+
+
+def test_a_place_is_looked_at_without_a_trace(tmp_path):
+    (tmp_path / "file").write_text("old")
+    check_place(tmp_path / "new" / "page.html")
+    check_place(tmp_path / "file")
+    check_place(tmp_path, folder=True)
+    with pytest.raises(OutputError, match="must be a folder, got a file of that name; choose another place"):
+        check_place(tmp_path / "file", folder=True)
+    with pytest.raises(OutputError, match="must be a file, got a folder of that name"):
+        check_place(tmp_path)
+    with pytest.raises(OutputError, match="page.html must be writable, got: Not a directory"):
+        check_place(tmp_path / "file" / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"

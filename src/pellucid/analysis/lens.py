@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.analysis import reading
+from pellucid.analysis.lens_cells import COPIES, Cells, divergence, said
 from pellucid.analysis.lens_prompts import LensPrompts
 from pellucid.analysis.reading import chunks
 from pellucid.analysis.token_circuits import within
@@ -24,16 +25,14 @@ from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.record import Record
 from pellucid.base.shown import Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.index import at_least, plain
 from pellucid.measurement import Measurement
-from pellucid.model.decompose import Activations, head_results, parts, stream
-from pellucid.model.norms import widened
+from pellucid.model.decompose import Activations, head_results, parts, stream, value_bias
 
 if TYPE_CHECKING:
     import rich.table
 
 SITES = ("resid", "attn_out", "mlp_out", "head")
-COPIES = 6
-"""Tensors as wide as the vocabulary that are there at once for each position."""
 
 
 @runtime_checkable
@@ -60,7 +59,8 @@ class Lens:
 
     The axes of all are ``[prompt layer pos]``, of single heads ``[prompt layer pos head]``. Of the stream (site
     ``"resid"``) layer l is what layer l reads: 0 the embeddings, `n_layers` the final stream, which says what the model
-    says. Of the other sites layer l is what layer l writes. Padding is NaN, and its tokens are -1.
+    says. Of the other sites layer l is what layer l writes. Padding and positions that were not read are NaN, their
+    tokens -1.
     """
 
     site: str
@@ -73,7 +73,7 @@ class Lens:
     probability: Measurement
     """Of the target; fraction."""
     rank: Measurement
-    """How many tokens are more probable than the target: 0 where it is on top; tokens."""
+    """How many tokens are more probable than the target: 0 where it, or an equal one, is on top; tokens."""
     kl: Measurement
     """KL(the model's own prediction at that position ‖ the state's), nats."""
     tokens: list[list[str]]
@@ -103,15 +103,19 @@ class Lens:
             prompt: Which prompt.
 
         Raises:
-            ArgumentError: There is no such cell.
+            ArgumentError: There is no such cell, or it was not read.
         """
         if (self.site == "head") != (head is not None):
             raise ArgumentError(f"head must be told for site 'head' alone, got head={head} for {self.site!r}")
         prompt = within("prompt", prompt, len(self.tokens))
         n = len(self.tokens[prompt])
         place = within("layer", layer, len(self.layers))
-        at = (prompt, place, within("pos", pos + n if pos < 0 else pos, n))
+        if not -n <= pos < n:
+            raise ArgumentError(f"pos must lie in {-n}..{n - 1}, got {pos}")
+        at = (prompt, place, pos % n)
         at += () if head is None else (within("head", head, self.ids.shape[3]),)
+        if int(self.ids[at][0]) < 0:
+            raise ArgumentError(f"pos must be a position that was read, got {pos}; see positions= of logit_lens")
         return [(self.words[i], p) for i, p in zip(self.ids[at].tolist(), self.shares[at].tolist(), strict=True)]
 
     def __repr__(self) -> str:
@@ -145,7 +149,8 @@ def logit_lens(
     answer: Any = None,
     target: str | None = None,
     k: int = 5,
-    lens: Translator | None = None,
+    positions: Any = None,
+    lens: Any = None,
 ) -> Lens:
     """What each state says through the final norm, recomputed for it, and the unembedding.
 
@@ -153,25 +158,28 @@ def logit_lens(
         model: Model to read.
         prompts: A text, several, token ids ``[pos]`` or ``[prompt pos]``, or pairs, whose clean prompts are read.
         site: ``"resid"``: the stream that each layer reads, and the final one. ``"attn_out"``, ``"mlp_out"``: what each
-            layer's attention or MLP writes, alone. ``"head"``: what each head writes, alone.
+            layer's attention or MLP writes, alone. ``"head"``: what each head writes, alone, without what it writes
+            wherever it attends (its values' bias), which counts with the output's bias, as in processed weights.
         answer: A token whose rank and probability are told everywhere: an id, a text that is one token, or one for each
             prompt. None: that of the pairs (the first of each), else what `target` says.
         target: Without an answer: ``"prediction"``: the model's own most probable token at each position;
             ``"next"``: the token that follows there, none at the end. None: ``"prediction"``.
         k: How many tokens are told of each state.
-        lens: Translates states of the stream before the norm, such as a `TunedLens`; the final one stays.
+        positions: Numbers of those that are read, of every prompt; negative ones count from its end. None: all.
+        lens: A `Translator` of states of the stream before the norm, such as a `TunedLens`; the final one stays.
 
     Returns:
         Tokens, and ``[prompt layer pos]``, of heads ``[prompt layer pos head]``: probability (fraction), rank (tokens)
         and KL to the model's own prediction (nats).
 
     Raises:
-        ArgumentError: No MLP; no prompts; `k` not positive; both answer and target; a lens for another site or model.
+        ArgumentError: No MLP; no prompts or no such position; `k` not positive; both answer and target; a lens for
+            another site or model.
         UnknownNameError: `site` or `target` is none of these.
         TokenError: An answer is not one token of the vocabulary.
 
     Warns:
-        MisreadWarning: Prompts lack the BOS that the model has.
+        MisreadWarning: Prompts lack the BOS that the model has; states that are not finite.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
@@ -183,20 +191,22 @@ def logit_lens(
         >>> found.rank.sel(prompt=0, layer=2, pos=7).item()
         0.0
     """
-    if k < 1:
-        raise ArgumentError(f"k must be 1 or more, got {k}")
+    k = at_least("k", k, 1)
     if lens is not None:
+        if not isinstance(lens, Translator):
+            raise ArgumentError(f"lens must translate states, such as a TunedLens, got {lens!r}")
         if site != "resid":
             raise ArgumentError(
-                f"a lens translates states of the stream, site='resid', got site={site!r}; leave it out"
+                f"a lens translates states of the stream, got site={site!r}; leave the lens out, or take site='resid'"
             )
         lens.check(model)
     states, read = _States(model, site, lens), LensPrompts.of(model, prompts)
     read, target = read.with_targets(model, answer, target)
-    found = _Found(model, read, states, min(k, model.config.vocab_out), target)
+    found = _Found(model, read, states, k, target, read.chosen(positions))
     for rows in chunks(read.tokens, widest=states.widest):
         found.read(rows)
-    settings = {"site": site, "norm": "recomputed", "target": target, "k": found.k}
+    settings = {"site": site, "norm": "recomputed", "target": target, "k": found.cells.k}
+    settings |= {} if positions is None else {"positions": plain(positions, "positions")}
     if lens is not None:
         settings["lens"] = {"task": lens.record.task, "seed": lens.record.seed, **lens.record.settings}
     return found.lens(record_of(model, task="logit lens" if lens is None else "tuned lens", settings=settings))
@@ -250,7 +260,8 @@ class _States:
             yield None, state if self._lens is None or last else self._lens(state, layer)
         elif self.site == "head":
             name = f"blocks.{layer}.attn.hook_z"
-            results = head_results(self.model, {name: cache[name][cells]}, layer)
+            z = cache[name][cells] - value_bias(self.model, layer)
+            results = head_results(self.model, {name: z}, layer)
             for head in range(results.shape[1]):
                 yield head, results[:, head]
         else:
@@ -260,14 +271,19 @@ class _States:
 class _Found:
     """What was found so far, cell by cell."""
 
-    def __init__(self, model: HookedTransformer, prompts: LensPrompts, states: _States, k: int, target: str) -> None:
-        self.model, self.prompts, self.states, self.k, self.target = model, prompts, states, k, target
+    def __init__(
+        self,
+        model: HookedTransformer,
+        prompts: LensPrompts,
+        states: _States,
+        k: int,
+        target: str,
+        chosen: Bool[Tensor, "prompt pos"],
+    ) -> None:
+        self.model, self.prompts, self.states, self.target, self._chosen = model, prompts, states, target, chosen
         shape = (len(prompts.tokens), len(states.layers), prompts.tokens.shape[1])
         shape += () if states.n_heads is None else (states.n_heads,)
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.values = {name: torch.full(shape, torch.nan, dtype=dtype) for name in ("probability", "rank", "kl")}
-        self.ids = torch.full((*shape, k), -1, dtype=torch.long)
-        self.shares = torch.full((*shape, k), torch.nan, dtype=dtype)
+        self.cells = Cells(model, shape, k, "kl")
         self.targets = torch.full_like(prompts.tokens, -1, device="cpu")
 
     def read(self, rows: slice) -> None:
@@ -277,7 +293,7 @@ class _Found:
         tokens = self.prompts.tokens[rows].to(model.device)
         # Nothing behind the final norm is made of the run: logits come from the states, some rows at a time.
         cache = model.run(tokens, reads=states.names, attention_mask=mask, padding_side="right", return_type=None).cache
-        prompt, pos = mask.nonzero(as_tuple=True)
+        prompt, pos = self._chosen[rows].to(model.device).nonzero(as_tuple=True)
         size = max(1, reading.NUMBERS // states.cell)
         for start in range(0, len(prompt), size):
             here = (prompt[start : start + size], pos[start : start + size])
@@ -286,7 +302,8 @@ class _Found:
             for place, layer in enumerate(states.layers):
                 for head, state in states.at(cache, layer, here):
                     at = (here[0].cpu() + rows.start, place, here[1].cpu())
-                    self._keep(at if head is None else (*at, head), said(model, state), final, asked)
+                    log_p = said(model, state)
+                    self.cells.keep(at if head is None else (*at, head), log_p, asked, kl=divergence(final, log_p))
 
     def _asked(self, final: Tensor, rows: slice, here: tuple[Tensor, Tensor]) -> Int[Tensor, " row"]:
         prompt, pos = here[0].cpu() + rows.start, here[1].cpu()
@@ -295,20 +312,15 @@ class _Found:
         self.targets[prompt, pos] = asked.cpu()
         return asked.to(final.device)
 
-    def _keep(self, at: tuple[Any, ...], log_p: Tensor, final: Tensor, asked: Tensor) -> None:
-        top = log_p.topk(self.k, dim=-1)
-        self.ids[at], self.shares[at] = top.indices.cpu(), top.values.exp().cpu().to(self.shares.dtype)
-        own = log_p.gather(1, asked.clamp(min=0)[:, None])
-        found = {"probability": own[:, 0].exp(), "rank": (log_p > own).sum(1).to(log_p.dtype)}
-        found = {name: x.masked_fill(asked < 0, torch.nan) for name, x in found.items()}
-        found["kl"] = divergence(final, log_p)
-        for name, x in found.items():
-            self.values[name][at] = x.cpu().to(self.values[name].dtype)
-
     def lens(self, record: Record) -> Lens:
         """All of it, with names."""
+        self.cells.done()
         tokens = [row[real].tolist() for row, real in zip(self.prompts.tokens, self.prompts.mask, strict=True)]
-        known = {*self.ids.unique().tolist(), *self.targets.unique().tolist(), *(i for row in tokens for i in row)}
+        known = {
+            *self.cells.ids.unique().tolist(),
+            *self.targets.unique().tolist(),
+            *(i for row in tokens for i in row),
+        }
         known = sorted(known - {-1})
         words = dict(zip(known, words_of(self.model, known), strict=True))
         dims = ("prompt", "layer", "pos") + (() if self.states.n_heads is None else ("head",))
@@ -321,25 +333,15 @@ class _Found:
             key: Measurement(
                 x, dims, unit=units[key], record=record, name=names.get(key, "lens, KL to the final"), coords=coords
             )
-            for key, x in self.values.items()
+            for key, x in self.cells.values.items()
         }
         return Lens(
             site=self.states.site,
             target=self.target,
-            ids=self.ids,
-            shares=self.shares,
+            ids=self.cells.ids,
+            shares=self.cells.shares,
             tokens=[[words[i] for i in row] for row in tokens],
             targets=self.targets,
             words=words,
             **measured,
         )
-
-
-def said(model: HookedTransformer, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
-    """Log-probabilities that states give through the final norm and `W_U`, in max(dtype, float32); nats."""
-    return widened(model.unembed(model.ln_final(states.to(model.dtype)))).log_softmax(-1)
-
-
-def divergence(final: Float[Tensor, "row d_vocab"], log_p: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """KL(final ‖ state) of log-probabilities, nats; what rounding puts below 0 is 0."""
-    return (final.exp() * (final - log_p)).sum(-1).clamp(min=0)

@@ -13,17 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.analysis import reading
-from pellucid.analysis.lens import COPIES, said
+from pellucid.analysis.lens_cells import COPIES, Cells, said
 from pellucid.analysis.lens_prompts import LensPrompts
 from pellucid.analysis.reading import chunks
 from pellucid.analysis.token_circuits import attention_of
 from pellucid.analysis.token_tables import words_of
-from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
 from pellucid.base.shown import Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
-from pellucid.hooks.index import plain
+from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
+from pellucid.model.attention import pattern_of
+from pellucid.model.decompose import value_bias
 
 if TYPE_CHECKING:
     import rich.table
@@ -42,7 +43,7 @@ class AttentionLens:
     probability: Measurement
     """Of the source token itself, or of the answer; fraction."""
     rank: Measurement
-    """How many tokens are more probable than that; tokens."""
+    """How many tokens are more probable than that: 0 where it, or an equal one, is on top; tokens."""
     attention: Measurement
     """How much the query attends to the source; attention mass."""
     tokens: list[list[str]]
@@ -96,8 +97,9 @@ def attention_lens(
 ) -> AttentionLens:
     """What a head's OV makes of the stream at each source position, through the final norm and `W_U`.
 
-    That is the head's value there, its bias included, times `W_O`: what the head would write if it attended to this
-    place alone, without the output bias. The norm is recomputed for each.
+    That is the head's value there, without its bias, times `W_O`: what the head would write if it attended to this
+    place alone. Both biases are left out: it writes them wherever it attends, and processing makes them one. The norm
+    is recomputed for each.
 
     Args:
         model: Model to read.
@@ -124,73 +126,68 @@ def attention_lens(
         >>> found.words[0][4][0], found.attention.top(1).label
         ('14', 'prompt 0 k_pos 4')
     """
-    if k < 1:
-        raise ArgumentError(f"k must be 1 or more, got {k}")
+    k = at_least("k", k, 1)
     attn, at = attention_of(model, layer, head)
     read = LensPrompts.of(model, prompts)
-    queries = _queries(read, query)
+    queries = read.at(query, "query")
     read, target = read.with_targets(model, answer, None)
     targets = read.tokens.masked_fill(~read.mask, -1) if read.targets is None else read.targets
-    found = _Found(model, (layer, at), read.tokens.shape, min(k, model.config.vocab_out))
-    for rows in chunks(
-        read.tokens, widest=model.config.attention.n_heads * max(read.tokens.shape[1], attn.config.d_head)
-    ):
+    found = _Found(model, (layer, at), read.tokens.shape, k)
+    for rows in chunks(read.tokens, widest=3 * attn.config.n_heads * attn.config.d_head + model.config.d_model):
         found.read(rows, read, targets, queries)
     target = "answer" if target == "answer" else "source"
-    settings = {"layer": layer, "head": at, "norm": "recomputed", "target": target, "query": query, "k": k}
+    settings = {"layer": layer, "head": at, "norm": "recomputed", "target": target, "query": query}
+    settings["k"] = found.cells.k
     record = record_of(model, task="attention lens", settings=settings)
     return found.lens(read, record)
-
-
-def _queries(read: LensPrompts, query: int) -> Int[Tensor, " prompt"]:
-    """The position of each prompt's query."""
-    lengths, at = read.mask.sum(1).cpu(), plain(query, "query")
-    shortest = int(lengths.min())
-    if not isinstance(at, int) or not -shortest <= at < shortest:
-        raise ArgumentError(
-            f"query must be a position of every prompt, the shortest of {shortest} tokens, got {query!r}"
-        )
-    return lengths + at if at < 0 else torch.full_like(lengths, at)
 
 
 class _Found:
     """What was found so far, position by position."""
 
     def __init__(self, model: HookedTransformer, head: tuple[int, int], shape: torch.Size, k: int) -> None:
-        self.model, self.layer, self.head, self.k = model, *head, k
-        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-        self.ids = torch.full((*shape, k), -1)
-        self.shares = torch.full((*shape, k), torch.nan, dtype=dtype)
-        names = ("probability", "rank", "attention")
-        self.values = {name: torch.full(tuple(shape), torch.nan, dtype=dtype) for name in names}
+        self.model, self.layer, self.head = model, *head
+        self.cells = Cells(model, tuple(shape), k, "attention")
+        self.turned = "rot_" if f"blocks.{self.layer}.attn.hook_rot_k" in model.hook_names else ""
 
     def read(
         self, rows: slice, read: LensPrompts, targets: Int[Tensor, "prompt k_pos"], queries: Int[Tensor, " prompt"]
     ) -> None:
-        """Runs some prompts up to the head's layer."""
-        model, attn = self.model, self.model.blocks[self.layer].attn
+        """Runs some prompts up to the head's layer; of its pattern one row is made of each."""
+        model = self.model
         mask, tokens = (x[rows].to(model.device) for x in (read.mask, read.tokens))
-        names = [f"blocks.{self.layer}.attn.hook_{name}" for name in ("v", "pattern")]
+        names = [f"blocks.{self.layer}.attn.hook_{name}" for name in ("v", f"{self.turned}q", f"{self.turned}k")]
         stop = self.layer + 1
         done = model.run(tokens, reads=names, attention_mask=mask, padding_side="right", stop_at_layer=stop)
-        v, pattern = (done.cache[name] for name in names)
-        v = v[:, :, self.head * v.shape[2] // attn.config.n_heads]
-        seen = pattern[torch.arange(len(mask), device=mask.device), self.head, queries[rows].to(mask.device)]
+        v, q, k = (done.cache[name] for name in names)
+        seen, written = self._seen(q, k, mask, queries[rows].to(mask.device)), self._written(v)
         prompt, pos = mask.nonzero(as_tuple=True)
         for part in torch.arange(len(prompt)).split(max(1, reading.NUMBERS // (COPIES * model.config.vocab_out))):
             here = (prompt[part], pos[part])
             place = (here[0].cpu() + rows.start, here[1].cpu())
-            log_p = said(model, v[here] @ attn.W_O[self.head])
+            log_p = said(model, written[here])
             asked = targets[place[0].to(targets.device), place[1].to(targets.device)].to(log_p.device)
-            top, own = log_p.topk(self.k, dim=-1), log_p.gather(1, asked[:, None])
-            self.ids[place], self.shares[place] = top.indices.cpu(), top.values.exp().cpu().to(self.shares.dtype)
-            found = {"probability": own[:, 0].exp(), "rank": (log_p > own).sum(1), "attention": seen[here]}
-            for name, x in found.items():
-                self.values[name][place] = x.cpu().to(self.shares.dtype)
+            self.cells.keep(place, log_p, asked, attention=seen[here])
+
+    def _seen(
+        self, q: Tensor, k: Tensor, mask: Tensor, queries: Int[Tensor, " prompt"]
+    ) -> Float[Tensor, "prompt k_pos"]:
+        """How each prompt's query attends; the other queries' rows are never made."""
+        attn = self.model.blocks[self.layer].attn
+        asking = q[torch.arange(len(q), device=q.device), queries][:, None]
+        earlier = torch.arange(mask.shape[1], device=mask.device) <= queries[:, None]
+        return pattern_of(attn.scores(asking, k, (mask & earlier)[:, None, None]))[:, self.head, 0]
+
+    def _written(self, v: Tensor) -> Float[Tensor, "prompt k_pos d_model"]:
+        """What the head writes of each place, without the values' bias."""
+        attn = self.model.blocks[self.layer].attn
+        of = self.head * attn.config.kv_heads // attn.config.n_heads
+        return (v[:, :, of] - value_bias(self.model, self.layer)[self.head].to(v)) @ attn.W_O[self.head]
 
     def lens(self, read: LensPrompts, record: Record) -> AttentionLens:
         """All of it, with names."""
-        model, ids = self.model, self.ids
+        self.cells.done()
+        model, ids = self.model, self.cells.ids
         label = f"{record.settings['layer']}.{record.settings['head']}"
         tokens = [words_of(model, row[real].tolist()) for row, real in zip(read.tokens, read.mask, strict=True)]
         words = [
@@ -203,7 +200,9 @@ class _Found:
             "attention": ("attention mass", f"head {label}, attention"),
         }
         measured = {
-            key: Measurement(self.values[key], ("prompt", "k_pos"), unit=unit, record=record, name=name, coords=coords)
+            key: Measurement(
+                self.cells.values[key], ("prompt", "k_pos"), unit=unit, record=record, name=name, coords=coords
+            )
             for key, (unit, name) in told.items()
         }
-        return AttentionLens(label=label, ids=ids, shares=self.shares, tokens=tokens, words=words, **measured)
+        return AttentionLens(label=label, ids=ids, shares=self.cells.shares, tokens=tokens, words=words, **measured)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pellucid.analysis.reading import starts_with_bos
 from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooks.index import plain
 from pellucid.prompts import as_ids
 from pellucid.tasks.pairs import Pairs
 
@@ -56,6 +57,38 @@ class LensPrompts:
         if not found.tokens.numel():
             raise ArgumentError(f"prompts must be one or more, of one token or more, got {list(found.tokens.shape)}")
         starts_with_bos(model, found.tokens, may_lack=True)
+        return found
+
+    def at(self, position: int, what: str = "positions") -> Int[Tensor, " prompt"]:
+        """Where a position lies in each prompt; negative ones count from the prompt's end.
+
+        Args:
+            position: Of every prompt.
+            what: What it is called, for the error.
+
+        Raises:
+            ArgumentError: Some prompt has no such position.
+        """
+        lengths, place = self.mask.sum(1).cpu(), plain(position, what)
+        shortest = int(lengths.min())
+        if not isinstance(place, int) or not -shortest <= place < shortest:
+            raise ArgumentError(f"{what} must lie in every prompt, the shortest of {shortest} tokens, got {position!r}")
+        return lengths + place if place < 0 else torch.full_like(lengths, place)
+
+    def chosen(self, positions: Any) -> Bool[Tensor, "prompt pos"]:
+        """Which cells are read: some positions of every prompt; None: all.
+
+        Raises:
+            ArgumentError: No positions, or one that some prompt has not.
+        """
+        if positions is None:
+            return self.mask
+        positions = plain(positions, "positions")
+        if not isinstance(positions, list) or not positions:
+            raise ArgumentError(f"positions must be one or more whole numbers, in a list, got {positions!r}")
+        found = torch.zeros_like(self.mask)
+        for position in positions:
+            found.scatter_(1, self.at(position).to(found.device)[:, None], True)
         return found
 
     def with_targets(self, model: HookedTransformer, answer: Any, target: str | None) -> tuple["LensPrompts", str]:

@@ -11,6 +11,7 @@ the other within each step, so that one layer's rows of the vocabulary are there
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.analysis import reading
-from pellucid.analysis.lens import COPIES, divergence, said
+from pellucid.analysis.lens_cells import COPIES, divergence, said
 from pellucid.base.errors import ArgumentError, TrainingError
 from pellucid.base.progress import progress as shown
 from pellucid.base.record import Record
 from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
 from pellucid.model.decompose import parts, stream
 from pellucid.model.norms import widened
@@ -73,10 +75,10 @@ class TunedLens:
         return (wide + wide @ weight + bias).to(states.dtype)
 
     def check(self, model: HookedTransformer) -> None:
-        """Refuses a model of another shape; `load` looks at the weights too.
+        """Refuses every model but the one that it was trained on, as its weights were held then.
 
         Raises:
-            ArgumentError: Layers, width or vocabulary differ.
+            ArgumentError: Layers, width, vocabulary or weights differ; processing and dtype count.
         """
         ours = {"n_layers": len(self.weight), "d_model": self.weight.shape[2], "d_vocab": self.d_vocab}
         config = model.config
@@ -87,6 +89,19 @@ class TunedLens:
                     f"a tuned lens must be used on the model that it was trained on ({self.record.model or 'no name'}, "
                     f"{name}={size}), got {name}={theirs[name]}; train one by train_tuned_lens"
                 )
+        found = _hash_of(model)
+        if self.record.weights_hash != found:
+            trained, got = (
+                f"weights {str(digest)[:12]}… ({dtype}; processing: {', '.join(steps) or 'none'})"
+                for digest, dtype, steps in (
+                    (self.record.weights_hash, self.record.dtype, self.record.processing),
+                    (found, str(model.dtype).removeprefix("torch."), model.record.processing),
+                )
+            )
+            raise ArgumentError(
+                f"a tuned lens must be used on the model that it was trained on ({self.record.model or 'no name'}, "
+                f"{trained}), got {got}; load the model as it was, or train a lens for this one"
+            )
 
     def save(self, folder: Any, *, overwrite: bool = False) -> None:
         """Writes it to a folder: all of it or nothing; see `pellucid.analysis.tuned_lens_files`."""
@@ -147,7 +162,8 @@ def train_tuned_lens(
 
     Raises:
         ArgumentError: An argument that cannot be; a model without layers; no rows.
-        TokenError: Documents for a model without tokenizer, or that its vocabulary cannot take.
+        TokenError: Documents for a model without tokenizer, or that its vocabulary cannot take; rows of ids lack the
+            BOS that the tokenizer's policy asks for.
         TrainingError: The loss is no number any more.
 
     Source: Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens".
@@ -162,7 +178,8 @@ def train_tuned_lens(
         True
     """
     lr = min(0.01, 1 / model.config.d_model) if lr is None else lr
-    _check(model, steps, batch, lr, held_out)
+    steps, batch = at_least("steps", steps, 1), at_least("batch", batch, 1)
+    _check(model, lr, held_out)
     rows, kept, told = _rows(model, corpus, length, held_out, seed)
     n, d = model.config.n_layers, model.config.d_model
     wide = widened(torch.empty(0, dtype=model.dtype)).dtype
@@ -183,7 +200,7 @@ def train_tuned_lens(
             schedule.step()
             advance(1, f"KL {float(losses.mean()):.3f}")
     settings = {"steps": steps, "batch": batch, "lr": lr, "optimiser": "AdamW", "loss": "KL(final ‖ lens)", **told}
-    record = record_of(model, task="tuned lens", seed=seed, settings=settings, weights_hash=weights_hash(model))
+    record = record_of(model, task="tuned lens", seed=seed, settings=settings, weights_hash=_hash_of(model))
     lens = TunedLens(weight=weight.detach(), bias=bias.detach(), record=record, d_vocab=model.config.vocab_out)
     if not len(kept):
         return lens
@@ -197,14 +214,15 @@ def lens_kl(model: HookedTransformer, rows: Any, lens: TunedLens | None = None) 
 
     Args:
         model: Model to read.
-        rows: Token ids ``[row pos]``, without padding.
+        rows: Token ids, ``[row pos]`` or one row, without padding.
         lens: A tuned one; None: the logit lens.
 
     Returns:
         ``[prompt layer]``, KL(final ‖ lens), nats, the mean over a row's positions, BOS's included.
 
     Raises:
-        ArgumentError: The lens is not of this model.
+        ArgumentError: The lens is not of this model; no rows.
+        TokenError: Rows lack the BOS that the tokenizer's policy asks for.
 
     Example:
         >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
@@ -214,6 +232,10 @@ def lens_kl(model: HookedTransformer, rows: Any, lens: TunedLens | None = None) 
     if lens is not None:
         lens.check(model)
     ids = as_ids(rows)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if ids.ndim != 2 or not ids.numel():
+        raise ArgumentError(f"rows must be token ids [row pos], one row or more, got {list(ids.shape)}")
+    reading.starts_with_bos(model, ids)
     n = model.config.n_layers
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
     values = torch.zeros(len(ids), n, dtype=dtype)
@@ -275,10 +297,22 @@ def _pieces(
         yield places, said_there, [x[places] for x in flat]
 
 
-def _check(model: HookedTransformer, steps: int, batch: int, lr: float, held_out: float) -> None:
-    for name, value in (("steps", steps), ("batch", batch)):
-        if value < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {value}")
+_HASHES: WeakKeyDictionary[HookedTransformer, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def _hash_of(model: HookedTransformer) -> str:
+    """`weights_hash`, made anew where a weight was replaced or written since; large models take seconds."""
+    held = [x for _, x in sorted(model.state_dict().items())]
+    if any(x.is_inference() for x in held):  # nothing tells when these are written
+        return weights_hash(model)
+    now = [(x.data_ptr(), x._version, x.dtype) for x in held]
+    kept = _HASHES.get(model)
+    if kept is None or kept[0] != now:
+        kept = _HASHES[model] = (now, weights_hash(model))
+    return kept[1]
+
+
+def _check(model: HookedTransformer, lr: float, held_out: float) -> None:
     if not lr > 0:
         raise ArgumentError(f"lr must be above 0, got {lr}; 1 / d_model is usual")
     if not 0 <= held_out < 1:
@@ -291,6 +325,8 @@ def _rows(
     model: HookedTransformer, corpus: Any, length: int | None, share: float, seed: int
 ) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "held_out_row pos"], dict[str, Any]]:
     """(rows to train on, rows held out, what the record tells of them)."""
+    if isinstance(corpus, Iterator):
+        corpus = list(corpus)
     documents = isinstance(corpus, Iterable) and not isinstance(corpus, Tensor | np.ndarray | Packed)
     if documents and not (isinstance(corpus, list | tuple) and corpus and not isinstance(corpus[0], str)):
         tokens = min(LONGEST, model.config.n_ctx) if length is None else length
@@ -304,6 +340,7 @@ def _rows(
         ids = as_ids(corpus).cpu()
         if ids.ndim != 2 or not ids.numel():
             raise ArgumentError(f"corpus must be documents or token ids [row pos], got ids of shape {list(ids.shape)}")
+        reading.starts_with_bos(model, ids)
         order = torch.randperm(len(ids), generator=generator(seed))
         n = min(len(ids) - 1, round(share * len(ids)))
         train, kept, told = ids[order[n:].sort().values], ids[order[:n].sort().values], {}

@@ -1,7 +1,7 @@
-"""A tuned lens in a folder: tensors as safetensors, and beside them what they are for.
+"""A tuned lens in a folder: one file, whose tensors are the lens and whose header tells what they are for.
 
-`tuned_lens.json` tells the model (its shape and the hash of its weights), how the lens was trained, and the SHA-256 of
-`tuned_lens.safetensors`: a file that was cut off or exchanged does not load.
+The header of `tuned_lens.safetensors` has the model (its shape and the hash of its weights), how the lens was trained,
+and the SHA-256 of the tensors: a file that was cut off or damaged does not load.
 """
 
 import json
@@ -9,16 +9,35 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pellucid.analysis.tuned_lens import HeldOut, TunedLens
 from pellucid.base.errors import ArgumentError, CheckpointError, OutputError
-from pellucid.base.files import written_aside
+from pellucid.base.files import check_place, written_aside
 from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.measurement import Measurement
-from pellucid.pretrained.native import weights_hash
 
-NAME = "tuned_lens"
-VERSION = 1
+NAME = "tuned_lens.safetensors"
+FORMAT = "pellucid tuned lens, version 2"
+
+
+def check_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Whether a lens can be saved there; asked before a long training.
+
+    Returns:
+        The file that it will be.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds a lens.
+    """
+    file = Path(folder) / NAME
+    check_place(folder, folder=True)
+    check_place(file)
+    if file.exists() and not overwrite:
+        raise OutputError(f"{folder} holds a tuned lens already; choose another folder, or overwrite=True")
+    return file
 
 
 def save(lens: TunedLens, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -43,32 +62,18 @@ def save(lens: TunedLens, folder: str | Path, *, overwrite: bool = False) -> Non
         ...     torch.equal(TunedLens.load(folder, model).weight, lens.weight)
         True
     """
-    from safetensors.torch import save as packed
+    from safetensors.torch import save_file
 
-    folder = Path(folder)
-    if (folder / f"{NAME}.json").exists() and not overwrite:
-        raise OutputError(f"{folder} holds a tuned lens already; choose another folder, or overwrite=True")
+    file = check_folder(folder, overwrite=overwrite)
     tensors = {"weight": lens.weight.cpu().contiguous(), "bias": lens.bias.cpu().contiguous()}
+    told: dict[str, Any] = {"record": lens.record.to_dict(), "d_vocab": lens.d_vocab}
     if lens.held_out is not None:
-        import torch
-
-        for name in HeldOut._fields:
-            tensors[f"held_out.{name}"] = torch.from_numpy(getattr(lens.held_out, name).values.copy())
-    raw = packed(tensors)
-    n_layers, d_model = lens.bias.shape
-    told = {
-        "format": "pellucid tuned lens",
-        "version": VERSION,
-        "n_layers": n_layers,
-        "d_model": d_model,
-        "d_vocab": lens.d_vocab,
-        "sha256": sha256(raw).hexdigest(),
-        "record": lens.record.to_dict(),
-    }
-    with written_aside(folder) as aside:
-        aside.mkdir()
-        (aside / f"{NAME}.safetensors").write_bytes(raw)
-        (aside / f"{NAME}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, kl in lens.held_out._asdict().items():
+            tensors[f"held_out.{name}"] = torch.from_numpy(kl.values.copy())
+        told["held_out"] = {name: kl.record.to_dict() for name, kl in lens.held_out._asdict().items()}
+    told["sha256"] = _digest(tensors)
+    with written_aside(file) as aside:
+        save_file(tensors, aside, {"format": FORMAT, "pellucid": json.dumps(told, ensure_ascii=False)})
 
 
 def load(folder: str | Path, model: HookedTransformer) -> TunedLens:
@@ -81,74 +86,60 @@ def load(folder: str | Path, model: HookedTransformer) -> TunedLens:
     Raises:
         CheckpointError: No lens lies there, or a damaged one, or one of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as unpacked
-
-    folder = Path(folder)
-    told = _told(folder / f"{NAME}.json")
-    record = Record.from_dict(told["record"])
-    _check_model(folder, told, record, model)
-    path = folder / f"{NAME}.safetensors"
+    file = Path(folder) / NAME
+    if not file.is_file():
+        raise CheckpointError(f"{folder} must be a folder with a tuned lens, got none; save writes one")
+    told, tensors = _read(file)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} must be readable, got: {error.strerror or error}") from error
-    if sha256(raw).hexdigest() != told["sha256"]:
-        raise CheckpointError(
-            f"{path} must be the file that {NAME}.json tells of, got another or a damaged one; save anew"
-        )
+        record = Record.from_dict(told["record"])
+        weight, bias, held_out = tensors["weight"], tensors["bias"], None
+        if "held_out" in told:
+            held_out = HeldOut(
+                *(
+                    Measurement(
+                        tensors[f"held_out.{name}"],
+                        ("prompt", "layer"),
+                        unit="nats",
+                        record=Record.from_dict(told["held_out"][name]),
+                        name=f"{name} lens, KL to the final",
+                    )
+                    for name in HeldOut._fields
+                )
+            )
+        weight, bias = (x.to(model.device) for x in (weight, bias))
+        lens = TunedLens(weight=weight, bias=bias, record=record, held_out=held_out, d_vocab=int(told["d_vocab"]))
+    except (KeyError, TypeError, ValueError, AttributeError, ArgumentError) as error:
+        raise CheckpointError(f"{file} must be what save wrote, got: {error!r}; save it anew") from error
     try:
-        tensors = unpacked(raw)
-        weight, bias = (tensors[name].to(model.device) for name in ("weight", "bias"))
-    except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{path} must hold weight and bias, got: {error}") from error
-    kept = {name: tensors.get(f"held_out.{name}") for name in HeldOut._fields}
-    measured = {
-        name: Measurement(x, ("prompt", "layer"), unit="nats", record=record, name=f"{name} lens, KL to the final")
-        for name, x in kept.items()
-        if x is not None
-    }
-    held_out = HeldOut(**measured) if len(measured) == len(kept) else None
-    return TunedLens(weight=weight, bias=bias, record=record, held_out=held_out, d_vocab=told["d_vocab"])
+        lens.check(model)
+    except ArgumentError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return lens
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """What the JSON file says."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} must be a folder with a tuned lens, got none; save writes one")
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(what the header tells, tensors), undamaged."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["format"] != "pellucid tuned lens" or told["version"] != VERSION:
-            raise CheckpointError(
-                f"{path} must be of version {VERSION}, got {told['version']!r}; a newer Pellucid may read it"
-            )
-        Record.from_dict(told["record"])
-        return {name: told[name] for name in ("n_layers", "d_model", "d_vocab", "sha256", "record")}
-    except (ValueError, KeyError, TypeError, AttributeError, ArgumentError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} must be what save wrote, got: {error!r}; save it anew") from error
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+        if header.get("format") != FORMAT:
+            raise CheckpointError(f"{file} must be a {FORMAT}, got {header.get('format')!r}; train it anew")
+        told = json.loads(header["pellucid"])
+        if told["sha256"] != _digest(tensors):
+            raise CheckpointError(f"{file} is damaged: its tensors are not those that were saved; save it anew")
+        return told, tensors
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} must be what save wrote, got: {error}; save it anew") from error
 
 
-def _check_model(folder: Path, told: dict[str, Any], record: Record, model: HookedTransformer) -> None:
-    config = model.config
-    here = {"n_layers": config.n_layers, "d_model": config.d_model, "d_vocab": config.vocab_out}
-    for name, size in here.items():
-        if told[name] != size:
-            raise CheckpointError(
-                f"{folder} is a tuned lens of {record.model or 'another model'} with {name}={told[name]}, got a model "
-                f"with {name}={size}; load the lens with its own model"
-            )
-    found = weights_hash(model)
-    if record.weights_hash != found:
-        ours, theirs = (
-            f"weights {str(one)[:12]}… ({dtype}; processing: {', '.join(steps) or 'none'})"
-            for one, dtype, steps in (
-                (record.weights_hash, record.dtype, record.processing),
-                (found, str(model.dtype).removeprefix("torch."), model.record.processing),
-            )
-        )
-        raise CheckpointError(
-            f"{folder} is a tuned lens of {record.model or 'another model'}, {ours}, got a model with {theirs}; load "
-            "the model as it was, or train a lens for this one"
-        )
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

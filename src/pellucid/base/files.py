@@ -44,6 +44,27 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
+def check_place(path: str | Path, *, folder: bool = False) -> None:
+    """Whether `written_aside` could write there, asked before long work; nothing is left behind.
+
+    Args:
+        path: The file or folder to make.
+        folder: It is to be a folder.
+
+    Raises:
+        OutputError: It lies there as the other kind, or its folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        kind, found = ("folder", "file") if folder else ("file", "folder")
+        raise OutputError(f"{path} must be a {kind}, got a {found} of that name; choose another place")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=there)).rmdir()
+    except OSError as error:
+        raise OutputError(f"{path} must be writable, got: {error.strerror or error}; choose another place") from error
+
+
 def clear_abandoned(folder: str | Path, name: str = "*") -> None:
     """Removes what processes that were killed inside `written_aside` left in a folder.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, loaded, print_json, say
+from pellucid.cli.options import AsJson, Debug, Model, check_page, loaded, print_json, say
 from pellucid.cli.tables import number, print_table
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What the model reads.")]
@@ -41,11 +41,9 @@ def explain(
     Example:
         pellucid explain "5 9 7 3 5 9" --answer 7 --corrupted "5 9 4 3 5 9" --model toy-induction --out page.html
     """  # noqa: D301  (typer leaves the lines after \b as they are)
-    from pellucid.base.errors import OutputError
     from pellucid.studies.explain import explain as find
 
-    if out is not None and out.exists() and not overwrite:
-        raise OutputError(f"{out} is there already; choose another file, or add --overwrite")
+    check_page(out, overwrite=overwrite)
     read = loaded(model)
     say("looking at the prompt")
     found = find(read, prompt, answer=answer, wrong=wrong, corrupted=corrupted)
@@ -60,7 +58,7 @@ def explain(
         told |= {"probability": found.probability, "rank": found.rank, "said": [list(pair) for pair in found.said]}
         print_json(told | {"components": parts, "heads": dict(found.top_heads())})
         return
-    typer.echo(f"{found.verdict}. {found.answer!r}: {found.probability:.1%}, rank {found.rank + 1}")
+    typer.echo(f"{found.verdict}. {found.answer!r}: {found.probability:.1%}, rank {found.rank} (0 is on top)")
     typer.echo(f"logit of {found.answer!r} minus that of {found.wrong!r}: {found.difference:+.3f}")
     print_table(["says", "probability"], [[repr(token), f"{share:.1%}"] for token, share in found.said])
     largest = sorted(parts.items(), key=lambda part: -abs(part[1]))[:8]

@@ -1,31 +1,47 @@
 """`pellucid lens`: what the model would say at each layer and position; and the training of a tuned lens."""
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, loaded, print_json, say
-from pellucid.cli.tables import COLUMNS, number, print_table
+from pellucid.cli.options import AsJson, Debug, Model, check_page, loaded, print_json, say
 
 if TYPE_CHECKING:
     from pellucid.analysis.lens import Lens
-    from pellucid.analysis.tuned_lens import TunedLens
+    from pellucid.analysis.lens_attention import AttentionLens
     from pellucid.hooked_transformer import HookedTransformer
 
-WORD = 8
-"""Columns of a token in the table of positions."""
-CELL = WORD + 5
-"""With its probability: ``·the      34%``."""
+TOLD, STEPS, SEED = 5, 250, 0
+"""Tokens of each state, steps of training and its seed, if not told otherwise."""
 
 Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)]
 Answer = Annotated[
     str | None,
-    typer.Option("--answer", metavar="A", help="One token whose rank is told.  [default: what the model says there]"),
+    typer.Option(
+        "--answer",
+        metavar="A",
+        help="One token whose rank is told, with a space in front where the model has such a token.  "
+        "[default: what the model says there]",
+    ),
 ]
-Where = Annotated[str, typer.Option("--site", metavar="SITE", help="resid, attn_out, mlp_out or head.")]
-Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Tokens that are told of each state.")]
+AnswerId = Annotated[
+    int | None, typer.Option("--answer-id", min=0, metavar="ID", help="The same by its id.", show_default=False)
+]
+Where = Annotated[
+    str | None, typer.Option("--site", metavar="SITE", help="resid, attn_out, mlp_out or head.  [default: resid]")
+]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--head", metavar="L.H", help="What this head would say of each place it may look at.", show_default=False
+    ),
+]
+Top = Annotated[
+    int | None, typer.Option("--top", min=1, metavar="K", help="Tokens that are told of each state.  [default: 5]")
+]
 Last = Annotated[
     int | None,
     typer.Option("--last", min=1, metavar="N", help="Positions that are shown.  [default: the last 5]"),
@@ -37,8 +53,8 @@ Train = Annotated[
     str | None,
     typer.Option("--train", metavar="CORPUS", help="Train a tuned lens on this file or folder, into --out."),
 ]
-Steps = Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Of training.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of training.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, metavar="N", help="Of training.  [default: 250]")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Of training.  [default: 0]")]
 OutFile = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The page, as .html; the folder of a lens that is trained.")
 ]
@@ -49,13 +65,15 @@ def lens(
     model: Model,
     text: Text = None,
     answer: Answer = None,
-    site: Where = "resid",
-    top: Top = 5,
+    answer_id: AnswerId = None,
+    site: Where = None,
+    head: Head = None,
+    top: Top = None,
     last: Last = None,
     tuned: Tuned = None,
     train: Train = None,
-    steps: Steps = 250,
-    seed: Seed = 0,
+    steps: Steps = None,
+    seed: Seed = None,
     out: OutFile = None,
     overwrite: Replace = False,
     as_json: AsJson = False,
@@ -64,30 +82,64 @@ def lens(
     """What the model would say if it stopped at a state: layer by layer, position by position.
 
     Each state goes through the final norm, recomputed for it, and the unembedding. Of resid, row l is the stream that
-    layer l reads, and the last one the final stream. Of heads, what each writes at the end is told.
+    layer l reads, and the last one the final stream. Of heads, what each writes at the end is told. Rank 0 is on top.
 
     \b
     Example:
         pellucid lens "5 9 7 3 5 9" --model toy-induction --answer 7 --out lens.html
+        pellucid lens "5 9 7 3 5 9" --model toy-induction --head 1.0
         pellucid lens --model prose-2l-mixed --train texts/ --out tuned
         pellucid lens "The cat sat" --model prose-2l-mixed --tuned tuned
     """  # noqa: D301  (typer leaves the lines after \b as they are)
-    from pellucid.base.errors import ArgumentError, OutputError
+    from pellucid.base.errors import ArgumentError
 
     if (text is None) == (train is None):
         found = "none" if text is None else "both"
         raise ArgumentError(f"either a TEXT to look at or --train CORPUS must be given, got {found}; see --help")
+    asking = {"--answer": answer, "--answer-id": answer_id}
     if train is not None:
+        _refuse("to --train", asking | {"--site": site, "--head": head, "--top": top, "--last": last, "--tuned": tuned})
+        steps, seed = STEPS if steps is None else steps, SEED if seed is None else seed
         _train(model, train, steps=steps, seed=seed, out=out, overwrite=overwrite, as_json=as_json)
         return
-    if out is not None and out.exists() and not overwrite:
-        raise OutputError(f"{out} is there already; choose another file, or add --overwrite")
-    from pellucid.analysis.lens import logit_lens
-
+    _refuse("without --train", {"--steps": steps, "--seed": seed})
+    if answer is not None and answer_id is not None:
+        raise ArgumentError(f"--answer and --answer-id both name a token, got {answer!r} and {answer_id}; give one")
+    if head is not None:
+        _refuse("to --head", {"--site": site, "--tuned": tuned, "--last": last})
+        if not re.fullmatch(r"\d+\.\d+", head):
+            raise ArgumentError(f"--head must be a layer and a head, such as 1.0, got {head!r}")
+    elif site == "head" or as_json:
+        _refuse(f"to {'--json' if as_json else '--site head'}", {"--last": last})
+    check_page(out, overwrite=overwrite)
     read = loaded(model)
-    through = None if tuned is None else _tuned(tuned, read)
+    asked = answer_id if answer is None else _answer(read, answer)
+    if head is not None:
+        _look_by_head(read, text, head, asked, top or TOLD, out, as_json)
+        return
+    _look(read, text, site or "resid", asked, top, last, tuned, out, as_json)
+
+
+def _look(
+    model: "HookedTransformer",
+    text: str | None,
+    site: str,
+    answer: int | None,
+    top: int | None,
+    last: int | None,
+    tuned: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Reads each state, and tells what was found."""
+    from pellucid.analysis.lens import logit_lens
+    from pellucid.analysis.tuned_lens import TunedLens
+    from pellucid.cli.lens_tables import print_lens
+
+    through = None if tuned is None else TunedLens.load(tuned, model)
     say("looking at each state")
-    found = logit_lens(read, text, site=site, answer=_answer(read, answer), k=top, lens=through)
+    positions = [-1] if site == "head" and not as_json else None  # all that the terminal and a page tell of heads
+    found = logit_lens(model, text, site=site, answer=answer, k=top or TOLD, positions=positions, lens=through)
     if out is not None:
         from pellucid.studies.lens_page import lens_page
 
@@ -95,21 +147,59 @@ def lens(
     if as_json:
         print_json(_told(found))
         return
-    _print(found, last)
+    print_lens(found, last, top)
     if out is not None:
         typer.echo(f"\nWritten to {out}")
+
+
+def _look_by_head(
+    model: "HookedTransformer",
+    text: str | None,
+    head: str,
+    answer: int | None,
+    top: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Reads what one head would say of each place."""
+    from pellucid.analysis.lens_attention import attention_lens
+    from pellucid.cli.lens_tables import print_attention_lens
+
+    say(f"looking through head {head}")
+    layer, at = map(int, head.split("."))
+    found = attention_lens(model, text, layer, at, answer=answer, k=top)
+    if out is not None:
+        from pellucid.studies.lens_page import attention_lens_page
+
+        attention_lens_page(found).save(out)
+    if as_json:
+        print_json(_told_by_head(found))
+        return
+    print_attention_lens(found)
+    if out is not None:
+        typer.echo(f"\nWritten to {out}")
+
+
+def _refuse(where: str, options: dict[str, Any]) -> None:
+    """Options that mean nothing there."""
+    from pellucid.base.errors import ArgumentError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ArgumentError(f"{', '.join(given)} {'means' if len(given) == 1 else 'mean'} nothing {where}; leave out")
 
 
 def _train(model: str, corpus: str, *, steps: int, seed: int, out: Path | None, overwrite: bool, as_json: bool) -> None:
     """Trains a tuned lens, and tells what it brings."""
     from pellucid.analysis.tuned_lens import train_tuned_lens
-    from pellucid.base.errors import ArgumentError, OutputError
+    from pellucid.analysis.tuned_lens_files import check_folder
+    from pellucid.base.errors import ArgumentError
+    from pellucid.cli.lens_tables import print_held_out
     from pellucid.text.corpus import Corpus
 
     if out is None:
         raise ArgumentError("--train needs a place for the lens, got none; add --out FOLDER")
-    if (out / "tuned_lens.json").exists() and not overwrite:
-        raise OutputError(f"{out} holds a tuned lens already; choose another folder, or add --overwrite")
+    check_folder(out, overwrite=overwrite)
     read = loaded(model)
     say("training a tuned lens")
     made = train_tuned_lens(read, Corpus(source=corpus, longest=4000), steps=steps, seed=seed)
@@ -123,103 +213,22 @@ def _train(model: str, corpus: str, *, steps: int, seed: int, out: Path | None, 
     if as_json:
         print_json({"model": model, "record": made.record.to_dict(), "held_out": rows, "out": str(out)})
         return
-    if rows:
-        cells = [[str(row["layer"]), *(x for name in both for x in _ends(row[name]))] for row in rows]
-        print_table(["layer", "tuned lens", "95 %", "logit lens", "95 %"], cells)
-        held = made.record.settings["held_out_rows"]
-        typer.echo(f"\nKL(what the model says ‖ lens), nats, over {held} held-out rows.")
-    else:
-        typer.echo("No row was held out, the corpus is too short: nothing tells how good the lens is.")
+    print_held_out(rows, made.record.settings["held_out_rows"])
     typer.echo(f"Written to {out}")
 
 
-def _tuned(folder: Path, model: "HookedTransformer") -> "TunedLens":
-    from pellucid.analysis.tuned_lens import TunedLens
-
-    return TunedLens.load(folder, model)
-
-
-def _answer(model: "HookedTransformer", answer: str | None) -> int | None:
-    """The token that is meant, with a space in front where the tokenizer wants one."""
+def _answer(model: "HookedTransformer", answer: str) -> int:
+    """The token that is meant, with a space in front where the tokenizer has such a one."""
     from pellucid.base.errors import TokenError
     from pellucid.tasks.task import word_token
 
     if model.tokenizer is None:
-        raise TokenError("a text needs a tokenizer, and this model came without one; give token ids from Python")
-    if answer is None:
-        return None
+        raise TokenError("--answer needs a tokenizer, and this model came without one; give --answer-id")
     return word_token(model.tokenizer, answer.strip()) if answer.strip() else model.tokenizer.single(answer)
-
-
-def _print(found: "Lens", last: int | None) -> None:
-    if found.site == "head":
-        _print_heads(found)
-        return
-    n = len(found.tokens[0])
-    fit = (COLUMNS - 5) // (CELL + 2)
-    first = max(0, n - (fit if last is None else last))
-    for start in range(first, n, fit):
-        shown = range(start, min(n, start + fit))
-        heads = [_cell(f"{pos}", "") + f"\n{_cell(found.tokens[0][pos], '')}" for pos in shown]
-        rows = [
-            [str(layer), *(_cell(word, f"{share:.0%}") for word, share in (found.top(layer, pos)[0] for pos in shown))]
-            for layer in found.layers
-        ]
-        print_table(["layer", *heads], rows, right=False)
-    if first and last is None:
-        typer.echo(f"\nThe last {n - first} of {n} positions; --last N tells more, --out FILE all.")
-    _print_end(found, n - 1)
-
-
-def _print_end(found: "Lens", pos: int) -> None:
-    """What the end says of the answer, layer by layer."""
-    at = int(found.targets[0, pos])
-    typer.echo(f"\nAt the end, of {found.words[at]!r}{'' if found.target == 'answer' else ', which the model says'}:")
-    rows = []
-    for layer in found.layers:
-        share, rank, far = (_at(x, layer=layer, pos=pos) for x in (found.probability, found.rank, found.kl))
-        rows.append([str(layer), f"{share:.1%}", f"{rank + 1:.0f}", number(far, "nats")])
-    print_table(["layer", "probability", "rank", "KL, nats"], rows)
-    typer.echo("\nrank 1 is on top; KL: how far what the state says is from what the model says.")
-
-
-def _print_heads(found: "Lens") -> None:
-    """What each head says at the end."""
-    fit = (COLUMNS - 5) // (CELL + 2)
-    rows = []
-    for layer in found.layers:
-        for head in range(found.ids.shape[3]):
-            said = [_cell(word, f"{share:.0%}") for word, share in found.top(layer, -1, head=head)]
-            rows.append([f"{layer}.{head}", *said[:fit]])
-    print_table(["head", *map(str, range(1, 1 + min(fit, found.ids.shape[-1])))], rows, right=False)
-    typer.echo("\nWhat each head writes at the end, alone: its most probable tokens.")
-
-
-def _cell(word: str, share: str) -> str:
-    """A token, and its probability, in a width of their own."""
-    from rich.cells import cell_len, set_cell_size
-    from rich.markup import escape
-
-    from pellucid.viz.visible import visible
-
-    seen = visible(word)
-    if cell_len(seen) > WORD:
-        seen = set_cell_size(seen, WORD - 1).rstrip() + "~"
-    return escape(set_cell_size(seen, WORD) + f" {share:>4}" if share else seen)
-
-
-def _at(measured: Any, **labels: int) -> float:
-    return measured.sel(prompt=0, **labels).item()
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _ends(cell: dict[str, float | None]) -> list[str]:
-    from pellucid.cli.tables import interval
-
-    return [number(cell["value"], "nats"), interval(cell["low"], cell["high"], "nats").replace("[", r"\[")]
 
 
 def _told(found: "Lens") -> dict[str, Any]:
@@ -238,6 +247,19 @@ def _told(found: "Lens") -> dict[str, Any]:
         "top": top[0],
         "shares": top[1],
         **values,
+    }
+
+
+def _told_by_head(found: "AttentionLens") -> dict[str, Any]:
+    """All of it for programs; a list of each position."""
+    return {
+        "model": found.record.model,
+        "record": found.record.to_dict(),
+        "head": found.label,
+        "tokens": found.tokens[0],
+        "top": found.words[0],
+        "shares": _plain(found.shares[0].tolist()),
+        **{name: _plain(getattr(found, name).values[0].tolist()) for name in ("probability", "rank", "attention")},
     }
 
 

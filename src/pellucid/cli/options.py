@@ -40,6 +40,24 @@ def loaded(name: str) -> "HookedTransformer":
     return HookedTransformer.from_pretrained(name)
 
 
+def check_page(out: Path | None, *, overwrite: bool) -> None:
+    """Whether a page can be written there, asked before the work.
+
+    Raises:
+        OutputError: It is there already, is no page, or cannot be written.
+    """
+    from pellucid.base.errors import OutputError
+    from pellucid.base.files import check_place
+
+    if out is None:
+        return
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"--out must name a page, such as page.html, got {out}")
+    check_place(out)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} is there already; choose another file, or add --overwrite")
+
+
 def print_json(values: Any) -> None:
     """Values on stdout, as JSON without NaN."""
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))

@@ -31,6 +31,25 @@ def plain(index: Any, what: str) -> Any:
     return [_whole(i, what) for i in index] if isinstance(index, Iterable) else _whole(index, what)
 
 
+def at_least(what: str, number: Any, least: int) -> int:
+    """A whole number that is not below `least`.
+
+    Raises:
+        ArgumentError: It is below, or no whole number.
+
+    Example:
+        >>> at_least("k", 3, 1)
+        3
+    """
+    try:
+        found = plain(number, what)
+    except ArgumentError:
+        found = None
+    if not isinstance(found, int) or found < least:
+        raise ArgumentError(f"{what} must be {least} or more, a whole number, got {number!r}")
+    return found
+
+
 def _whole(number: Any, what: str) -> int:
     number = number.tolist() if hasattr(number, "tolist") else number
     if isinstance(number, bool):

@@ -86,8 +86,9 @@ class Explanation:
         verdict = self.verdict
         page = Page(
             f"{self.prompt!r}",
-            lead=f"{verdict}: {self.answer!r} has {self.probability:.1%}, rank {self.rank + 1}; its logit minus that "
-            f"of {self.wrong!r}{', the most probable other token,' if self.chosen else ''} is {self.difference:+.2f}.",
+            lead=f"{verdict}: {self.answer!r} has {self.probability:.1%}, rank {self.rank} (0 is on top); its logit "
+            f"minus that of {self.wrong!r}{', the most probable other token,' if self.chosen else ''} is "
+            f"{self.difference:+.2f}.",
         )
         with unshown():
             rows = [[repr(token), f"{share:.1%}"] for token, share in self.said]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pellucid.analysis.lens import Lens
+from pellucid.analysis.lens_attention import AttentionLens
 from pellucid.base.errors import ArgumentError
 from pellucid.measurement import Measurement
 from pellucid.report.page import Page
@@ -12,6 +13,7 @@ from pellucid.report.prose import code
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
 from pellucid.viz.table import MOST, sortable_table
+from pellucid.viz.tokens import colored_tokens
 from pellucid.viz.visible import label, visible
 
 if TYPE_CHECKING:
@@ -89,6 +91,52 @@ def lens_page(found: Lens, *, prompt: int = 0) -> Page:
                 sortable_table(columns, rows=_cells(found, shares, prompt), rows_name="cell"),
                 f"Rank (0 is on top) and probability of {ASKED[found.target]}, and the KL divergence, for each cell.",
             )
+    return page
+
+
+def attention_lens_page(found: AttentionLens, *, prompt: int = 0) -> Page:
+    """One page: how much a head attends to each place, and what it would write of it.
+
+    Args:
+        found: By `pellucid.analysis.attention_lens`.
+        prompt: Which of its prompts.
+
+    Raises:
+        ArgumentError: There is no such prompt.
+
+    Example:
+        >>> from pellucid import HookedTransformer
+        >>> from pellucid.analysis import attention_lens
+        >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
+        >>> "What would it say of each place?" in attention_lens_page(attention_lens(model, "5 9 5", 1, 0)).html()
+        True
+    """
+    if not 0 <= prompt < len(found.tokens):
+        raise ArgumentError(f"prompt must lie in 0..{len(found.tokens) - 1}, got {prompt}")
+    tokens, words = found.tokens[prompt], found.words[prompt]
+    mass, share, rank = (x.values[prompt, : len(tokens)] for x in (found.attention, found.probability, found.rank))
+    settings = found.record.settings
+    of = "the answer" if settings["target"] == "answer" else "the source token itself"
+    page = Page(
+        f"Attention lens of head {found.label} of {found.record.model or 'a model of no name'}",
+        lead=f"{code(''.join(tokens)[:LEAD])}: what the head would write of each place, if it attended there alone.",
+    )
+    page.text("What it makes of the stream there goes through the final norm, made anew for each, and the unembedding.")
+    with unshown():
+        page.section("Where does it look?").figure(
+            colored_tokens([visible(token) for token in tokens], mass, name="attention"),
+            f"Attention of position {settings['query']} (negative ones count from the end), attention mass.",
+        )
+    rows = []
+    for at, (token, said) in enumerate(zip(tokens, words, strict=True)):
+        shares = found.shares[prompt, at].tolist()
+        told = ", ".join(f"{code(visible(word))} {p:.0%}" for word, p in zip(said, shares, strict=True))
+        rows.append([at, visible(token), float(mass[at]), told, float(share[at]), f"{rank[at]:.0f}"])
+    page.section("What would it say of each place?").table(
+        ["position", "source", "attention", "says", "probability", "rank"],
+        rows,
+        f"The most probable tokens; probability and rank (0 is on top) of {of}.",
+    )
     return page
 
 
