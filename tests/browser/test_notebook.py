@@ -5,6 +5,7 @@ import json
 import nbclient
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 
 from pellucid.viz.document import json_in_html
 from pellucid.viz.modules import source
@@ -71,8 +72,39 @@ def test_a_picture_that_was_kept_can_be_shown_again(shown_by):
 
 def test_a_chart_is_shown_once_and_again_when_asked(shown_by):
     for name in ("chart", "chart again"):
-        (output,) = shown_by(name)
-        assert CHART in output
+        charts = [output for output in shown_by(name) if CHART in output]
+        assert len(charts) == 1 and "Plotly.newPlot" in charts[0]["text/html"]
+
+
+def test_what_draws_charts_without_a_kernel_is_there_once(notebook):
+    scripts = [
+        output.data["text/html"]
+        for cell in notebook.cells
+        for output in cell.outputs
+        if "data" in output and "plotly.js v" in output.data.get("text/html", "")
+    ]
+    assert len(scripts) == 1
+
+
+def test_static_html_shows_the_pictures_without_a_network(notebook, window, tmp_path):
+    """As Jupyter exports it, where the state of widgets was not kept."""
+    book = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    book.metadata.pop("widgets")
+    del book.cells[list(CELLS).index("chosen")]  # what was chosen there is no picture
+    made, _ = HTMLExporter().from_notebook_node(book)
+    (tmp_path / "book.html").write_text(made, encoding="utf-8")
+    page, _ = window
+    page.context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
+    page.goto((tmp_path / "book.html").as_uri(), wait_until="domcontentloaded")
+    frames = page.locator("iframe[srcdoc]")
+    assert frames.count() == 4  # Ada's, Bob's twice, attention
+    for i in range(4):
+        frames.nth(i).content_frame.locator("html[data-drawn]").wait_for(state="attached")
+    attention = frames.nth(3)
+    assert attention.content_frame.locator("h3").inner_text() == "1.1"
+    page.wait_for_function("(frame) => frame.style.height !== '300px'", arg=attention.element_handle())
+    page.locator(".plotly-graph-div .main-svg").first.wait_for()
+    page.context.unroute_all()
 
 
 def test_the_renderer_that_the_user_chose_is_taken(shown_by):

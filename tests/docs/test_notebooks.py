@@ -14,7 +14,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def test_there_are_the_notebooks_that_the_documentation_promises():
-    assert {path.stem for path in NOTEBOOKS} >= {"first-look", "induction", "ioi"}
+    assert {path.stem for path in NOTEBOOKS} == {"first-look", "induction", "ioi", "contractions"}
 
 
 @each_notebook
@@ -42,4 +42,5 @@ def test_a_notebook_runs_and_shows_charts_and_widgets(path, tmp_path, monkeypatc
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     shown = [output.data for output in outputs if "data" in output]
     assert any(CHART in bundle for bundle in shown)
+    assert all("text/html" in bundle for bundle in shown if CHART in bundle or WIDGET in bundle)
     assert any(WIDGET in bundle for bundle in shown)

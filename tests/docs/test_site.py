@@ -44,7 +44,7 @@ def test_styles_name_no_place_outside(site):
 
 
 def test_notebooks_can_be_fetched_and_are_pages_with_their_pictures(site):
-    for name in ("first-look", "induction", "ioi"):
+    for name in ("first-look", "induction", "ioi", "contractions"):
         assert (site / "notebooks" / f"{name}.ipynb").is_file()
         assert "<iframe" in (site / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
         assert list((site / "pictures" / f"notebooks-{name}").glob("*.html"))

@@ -1,9 +1,13 @@
-"""Where pictures appear that are made outside of a notebook."""
+"""Where pictures appear: outside of a notebook, and in which forms inside."""
+
+import sys
+import types
 
 import pytest
 
 from pellucid import viz
-from pellucid.viz import showing
+from pellucid.viz import charts, showing
+from pellucid.viz.showing import switch_on_widgets
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +52,44 @@ def test_a_terminal_of_ipython_is_no_notebook(monkeypatch):
     IPython = pytest.importorskip("IPython")
     monkeypatch.setattr(IPython, "get_ipython", lambda: object())
     assert showing.notebook() is None and showing.cell() is None
+
+
+def test_widgets_are_switched_on_in_colab_alone(monkeypatch):
+    switch_on_widgets()  # elsewhere nothing happens
+    called = []
+    output = types.ModuleType("google.colab.output")
+    output.enable_custom_widget_manager = lambda: called.append(True)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    switch_on_widgets()
+    assert called == [True]
+
+
+def test_a_view_in_a_notebook_comes_in_every_form():
+    """A widget for those that have a kernel, a page in a frame for those that have none."""
+    bundle = viz.colored_tokens(["<b>", '"'], [1.0, 2.0])._bundle()
+    assert {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"} <= set(bundle)
+    frame = bundle["text/html"]
+    assert frame.startswith("<iframe ") and "<b>" not in frame and frame.count("<") == 2
+
+
+@pytest.mark.parametrize("default", ["plotly_mimetype", "vscode"])
+def test_charts_in_a_notebook_come_with_html_unless_their_user_chose(monkeypatch, default):
+    import plotly.io
+
+    before = plotly.io.renderers.default
+    try:
+        monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
+        plotly.io.renderers.default = default
+        charts._also_static()
+        charts._also_static()
+        assert plotly.io.renderers.default == f"{default}+notebook"
+        plotly.io.renderers.default = "colab"
+        charts._also_static()
+        assert plotly.io.renderers.default == "colab"
+        monkeypatch.setenv("PLOTLY_RENDERER", default)
+        plotly.io.renderers.default = default
+        charts._also_static()
+        assert plotly.io.renderers.default == default
+    finally:
+        plotly.io.renderers.default = before

@@ -13,6 +13,8 @@ from pellucid.viz.showing import cell, is_unshown, keep, notebook
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+STATIC = "notebook"
+"""Plotly's renderer of HTML that shows without a kernel; its script comes once a notebook."""
 BROWSERS = {"browser", "chrome", "chromium", "firefox"}
 """Renderers of plotly that start a server and open a window."""
 
@@ -34,6 +36,7 @@ def shown(figure: "Figure", renderer: str | None = None) -> "Figure":
         return figure
     if notebook():
         optional("nbformat", extra="notebook")
+        _also_static()
     figure.show(renderer)
     # A notebook shows the last line of a cell: what that cell has shown is not shown twice.
     figure._ipython_display_ = partial(_again, figure, renderer, cell())
@@ -64,6 +67,14 @@ def _wanted() -> bool:
     if not default:
         return False
     return notebook() is not None or "PLOTLY_RENDERER" in os.environ or not set(default.split("+")) <= BROWSERS
+
+
+def _also_static() -> None:
+    """Where plotly gives data alone, which a front end with its extension draws: HTML too, for pages made of it."""
+    import plotly.io
+
+    if plotly.io.renderers.default in ("plotly_mimetype", "vscode") and "PLOTLY_RENDERER" not in os.environ:
+        plotly.io.renderers.default += f"+{STATIC}"
 
 
 def _again(figure: "Figure", renderer: str | None, shown_in: Any) -> None:

@@ -3,12 +3,14 @@
 Nothing here opens a browser or starts a server.
 """
 
+import html
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,22 @@ def cell() -> tuple[int, int] | None:
     """The cell that runs, as shell and number; None where no notebook is."""
     shell = notebook()
     return shell and (id(shell), shell.execution_count)
+
+
+def switch_on_widgets() -> None:
+    """In Colab: lets widgets of others than Google show, which its user would have to ask for."""
+    colab = sys.modules.get("google.colab")  # there from the start, where it is
+    if colab is not None:
+        import_module("google.colab.output").enable_custom_widget_manager()
+
+
+def framed(page: str, title: str) -> str:
+    """A whole page as a piece of another, as high as it needs."""
+    high = "const root = this.contentDocument.documentElement; new ResizeObserver(() => "
+    high += "{ this.style.height = root.offsetHeight + 'px' }).observe(root)"
+    style = "width: 100%; height: 300px; border: 0"
+    told = f'title="{html.escape(title)}" style="{style}" onload="{html.escape(high)}"'
+    return f'<iframe {told} srcdoc="{html.escape(page)}"></iframe>'
 
 
 @contextmanager

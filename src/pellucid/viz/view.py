@@ -10,7 +10,7 @@ from pellucid.base.optional import optional
 from pellucid.viz.document import Document
 from pellucid.viz.modules import source
 from pellucid.viz.packing import packed
-from pellucid.viz.showing import cell, is_unshown, keep, notebook
+from pellucid.viz.showing import cell, framed, is_unshown, keep, notebook, switch_on_widgets
 
 
 class View(ABC):
@@ -45,7 +45,8 @@ class View(ABC):
         if notebook():
             from IPython.display import display
 
-            display(self.widget())
+            switch_on_widgets()
+            display(self._bundle(), raw=True)
             self._shown_in = cell()
         else:
             keep(self.title(), self.save)
@@ -56,10 +57,8 @@ class View(ABC):
         Raises:
             OutputError: The place cannot be written.
         """
-        document = Document(self.title())
-        page = document.page(f"<main>{document.view(self.module, self.data())}</main>")
         with written_aside(path) as aside:
-            aside.write_text(page, encoding="utf-8")
+            aside.write_text(self._page(), encoding="utf-8")
 
     def widget(self) -> Any:
         """It as a widget for notebooks.
@@ -68,6 +67,16 @@ class View(ABC):
             MissingExtraError: anywidget is not installed.
         """
         return _widget_class(self.module)(data=packed(self.data(), bytes))
+
+    def _page(self) -> str:
+        document = Document(self.title())
+        return document.page(f"<main>{document.view(self.module, self.data())}</main>")
+
+    def _bundle(self) -> dict[str, Any]:
+        """What each front end shows: the widget, or the page in a frame where there is no kernel, as in static HTML."""
+        bundle = self.widget()._repr_mimebundle_()
+        data: dict[str, Any] = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+        return data | {"text/html": framed(self._page(), self.title()), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         """What is to be seen, and how to keep it."""
