@@ -1,6 +1,5 @@
 """Neurons, heads and directions: their places in texts, the tokens they write, what they add, against slow versions."""
 
-import pickle
 import random
 
 import numpy as np
@@ -12,19 +11,18 @@ from pellucid.analysis import (
     HeadOutput,
     Neuron,
     StreamDirection,
-    contexts,
+    attribution,
+    direct_effects,
     logit_attribution,
-    merge_contexts,
-    neuron_effects,
     reading,
     texts,
     top_contexts,
     written_tokens,
 )
-from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError, UnknownNameError
+from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError
 from pellucid.patching import pairs as make_pairs
 from pellucid.pretrained.processing import Processing, process
-from tests.models import CONFIGS, config_of, model_of
+from tests.models import CONFIGS, config_of, model_of, unchecked
 
 WITH_MLP = [kind for kind in CONFIGS if CONFIGS[kind].mlp is not None]
 
@@ -40,24 +38,44 @@ def caches_of(model, documents):
     return [model.run_with_cache(torch.tensor([ids]))[1] for ids in documents]
 
 
+def centred(model, x):
+    return x - x.mean(-1, keepdim=True) if isinstance(model.config.norm, LayerNorm) else x
+
+
+def literal_written(model, cache, layer, head):
+    """What a head writes of one document: its pattern times values without any bias, times `W_O`."""
+    x, config = centred(model, cache["resid_pre", layer][0]), model.config
+    if config.norm is not None:
+        x = x / cache[f"blocks.{layer}.ln1.hook_scale"][0]
+        x = x if model.blocks[layer].ln1.w is None else x * model.blocks[layer].ln1.w
+    of = head // (config.attention.n_heads // config.attention.kv_heads)
+    return centred(
+        model, cache["pattern", layer][0, head] @ (x @ model.blocks[layer].attn.W_V[of]) @ model.W_O[layer, head]
+    )
+
+
 def literal_values(model, cache, thing):
     """The activation at each token of one document."""
     if isinstance(thing, Neuron):
         return cache["post", thing.layer][0, :, thing.neuron]
     if isinstance(thing, HeadOutput):
-        written = cache["z", thing.layer][0, :, thing.head] @ model.W_O[thing.layer, thing.head]
+        written = literal_written(model, cache, thing.layer, thing.head)
         return written.norm(dim=-1) if thing.along is None else written @ thing.along
+    return centred(model, literal_stream(model, cache, thing)) @ thing.vector
+
+
+def literal_stream(model, cache, thing):
     n = model.config.n_layers
     at = n if thing.layer == -1 else thing.layer
     name = "resid_mid" if thing.mlp_input else "resid_pre" if at < n else "resid_post"
-    return cache[name, min(at, n - 1)][0] @ thing.vector
+    return cache[name, min(at, n - 1)][0]
 
 
-def literal_places(values, *, k, sign=1, one_per=None):
-    """``values``: [(document, position, value)] → the k best, sorted in full."""
+def literal_places(values, *, k, sign=1, one_per=None, from_zero=False):
+    """``values``: [(document, position, value)] → the k best, sorted in full; only above 0, if so."""
     best, seen = [], set()
     for document, position, value in sorted(values, key=lambda x: (-sign * x[2], x[0], x[1])):
-        if one_per is None or document not in seen:
+        if (one_per is None or document not in seen) and (not from_zero or sign * value > 0):
             best.append((document, position, value))
             seen.add(document)
     return best[:k]
@@ -74,6 +92,10 @@ def things_of(config):
     if config.mlp is not None:
         things += [Neuron(1, 3), Neuron(0, 5), Neuron(1, 0), StreamDirection(0, vector, "mid", mlp_input=True)]
     return things
+
+
+def has_along(thing):
+    return getattr(thing, "along", None) is not None
 
 
 def assert_places(found, values, **asked):
@@ -102,8 +124,9 @@ def test_places_and_tally_are_those_of_a_loop_over_all_tokens(kind, one_per, mon
             for number, cache in enumerate(caches)
             for position, value in enumerate(literal_values(model, cache, thing).detach())
         ]
-        assert_places(found.of(thing.label), values, k=4, one_per=one_per)
-        assert_places(found.of(thing.label, negative=True), values, k=4, sign=-1, one_per=one_per)
+        asked = {"k": 4, "one_per": one_per, "from_zero": not hasattr(thing, "vector") and not has_along(thing)}
+        assert_places(found.of(thing.label), values, **asked)
+        assert_places(found.of(thing.label, negative=True), values, sign=-1, **asked)
         told, numbers = statistics.sel(component=thing.label), np.array([value for *_, value in values])
         assert told.item() == pytest.approx(numbers.mean(), abs=1e-10)
         assert told.dataset["maximum"].item() == pytest.approx(numbers.max(), abs=1e-10)
@@ -139,80 +162,11 @@ def test_long_texts_go_on_in_further_rows(make_model, one_per, bos, monkeypatch)
             row = ids[:front] + ids[front + start : front + start + step]
             post = literal_values(model, *caches_of(model, [row]), Neuron(1, 3)).detach()
             values += [(number, start + p, float(post[p])) for p in range(front, len(row))]
-    assert_places(found.of("L1N3"), values, k=5, one_per=one_per)
+    assert_places(found.of("L1N3"), values, k=5, one_per=one_per, from_zero=True)
     assert found.tally.n == len(values)
     for one in found.of("L1N3"):
         ids = model.to_tokens(long[one.document], truncate=False)[0].tolist()
         assert ids[one.position] == one.tokens[one.at]
-
-
-def test_equal_activations_are_taken_as_they_come_however_the_texts_are_cut(monkeypatch):
-    model, documents = model_of("bare", dtype=torch.float64), documents_of(12)
-    silent = [HeadOutput(0, 1, along=torch.zeros(10, dtype=torch.float64))]
-    for most in (1, 2, 100):
-        monkeypatch.setattr(texts, "MOST", most)
-        for one_per in (None, "document"):
-            (places,) = top_contexts(model, documents, what=silent, k=7, one_per=one_per).most
-            everywhere = [(i, p) for i, ids in enumerate(documents) for p in range(len(ids))]
-            firsts = [(i, 0) for i in range(len(documents))]
-            expected = everywhere if one_per is None else firsts
-            assert [(one.document, one.position) for one in places] == expected[:7]
-
-
-@pytest.mark.parametrize("one_per", [None, "document"])
-def test_two_parts_make_what_one_pass_makes(one_per):
-    model, documents = model_of("gpt2", dtype=torch.float64), documents_of(20)
-    asked = {"what": ["L0N1", "L1N2", "1.3"], "k": 5, "negative": True, "one_per": one_per}
-    whole = top_contexts(model, documents, **asked)
-    parts = [
-        top_contexts(model, documents[start : start + 7], first_document=start, **asked) for start in range(0, 20, 7)
-    ]
-    parts = [pickle.loads(pickle.dumps(part)) for part in parts]
-    for order in ((0, 1, 2), (2, 0, 1)):
-        first, second, third = (parts[i] for i in order)
-        joined = merge_contexts(merge_contexts(first, second), third)
-        assert joined.n_documents == 20 and joined.tally.n == whole.tally.n
-        np.testing.assert_allclose(joined.statistics.values, whole.statistics.values, atol=1e-12)
-        np.testing.assert_allclose(joined.tally.quantile(0.9), whole.tally.quantile(0.9), rtol=0.03)
-        for negative in (False, True):
-            for label in whole.labels:
-                one, other = joined.of(label, negative=negative), whole.of(label, negative=negative)
-                assert [x.value for x in one] == pytest.approx([y.value for y in other], abs=1e-12)
-                assert all(x.words == tuple(map(str, x.tokens)) for x in one)
-
-
-def test_parts_that_differ_are_not_merged():
-    model, documents = model_of(), documents_of(3)
-    one = top_contexts(model, documents, what="L0N1", k=2)
-    with pytest.raises(ArgumentError, match="must have the same labels, got"):
-        merge_contexts(one, top_contexts(model, documents, what="L0N2", k=2))
-    with pytest.raises(ArgumentError, match="must have the same k, got 2 and 3"):
-        merge_contexts(one, top_contexts(model, documents, what="L0N1", k=3))
-    with pytest.raises(ArgumentError, match="must both have negative places, or neither"):
-        merge_contexts(one, top_contexts(model, documents, what="L0N1", k=2, negative=True))
-
-
-def test_quantiles_are_right_to_one_percent():
-    x = torch.randn(2, 5000, dtype=torch.float64) ** 3 * torch.tensor([[1.0], [100.0]], dtype=torch.float64)
-    tally = contexts.Tally.of(x[:, :1000]).plus(contexts.Tally.of(x[:, 1000:]))
-    for share in (0, 0.01, 0.3, 0.5, 0.9, 0.999, 1):
-        exact = np.quantile(x.numpy(), share, axis=1, method="inverted_cdf")
-        np.testing.assert_allclose(tally.quantile(share), exact, rtol=0.0101, atol=1e-5)
-    assert contexts.Tally.of(torch.zeros(1, 4)).quantile(0.5) == 0
-    with pytest.raises(ArgumentError, match="must lie in 0..1, got 2"):
-        tally.quantile(2)
-    with pytest.raises(ArgumentError, match="activations must be finite"):
-        contexts.Tally.of(torch.tensor([[1.0, float("nan")]]))
-
-
-def test_a_result_shows_its_places(toy, make_model):
-    found = top_contexts(toy, ["5 6 7 5", "9"], what="1.0", k=2)
-    assert "Where 1 things are most active in 5 tokens of 2 documents" in repr(found)
-    assert "«" in repr(found) and "1.0" in found._repr_html_() and found.__rich__().row_count == 2
-    with pytest.raises(UnknownNameError, match="label must be one that was watched, got '1.1'; nearest: 1.0"):
-        found.of("1.1")
-    with pytest.raises(ArgumentError, match="negative contexts were not asked for"):
-        found.of("1.0", negative=True)
 
 
 def test_bos_is_shown_but_neither_counted_nor_found(toy):
@@ -242,34 +196,20 @@ def test_only_what_is_needed_is_run(toy, monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({"what": "L2N0"}, ArgumentError, "layer must lie in 0..1, got 2"),
-        ({"what": (0, 14)}, ArgumentError, "neuron must lie in 0..13, got 14"),
-        ({"what": "0.4"}, ArgumentError, "head must lie in 0..3, got 4"),
-        ({"what": "mlp3"}, UnknownNameError, "a name must be like 'L8N2744', a neuron, or '5.1', a head, got 'mlp3'"),
-        ({"what": []}, ArgumentError, "must be one thing or more, each of another name, got \\[\\]"),
-        ({"what": ["L0N1", (0, 1)]}, ArgumentError, "each of another name, got \\['L0N1', 'L0N1'\\]"),
-        ({"what": [3.5]}, ArgumentError, "must be Neuron, HeadOutput, StreamDirection or a name, got 3.5"),
-        ({"what": StreamDirection(3, torch.ones(10))}, ArgumentError, "layer must lie in 0..2"),
-        ({"what": StreamDirection(1, torch.ones(9))}, ArgumentError, "a direction must be \\[10\\], got \\[9\\]"),
-        ({"what": HeadOutput(0, 1, torch.ones(9))}, ArgumentError, "a direction must be \\[10\\], got \\[9\\]"),
-        ({"k": 0}, ArgumentError, "k must be 1 or more, got 0"),
-        ({"context": -1}, ArgumentError, "context must be 0 or more, got -1"),
+        ({"k": 2.0}, ArgumentError, "k must be 1 or more, a whole number, got 2.0"),
+        ({"k": True}, ArgumentError, "k must be 1 or more, a whole number, got True"),
+        ({"context": 1.5}, ArgumentError, "context must be 0 or more, a whole number, got 1.5"),
+        ({"length": 2.5}, ArgumentError, "length must be 2 or more, a whole number, got 2.5"),
+        ({"k": 0}, ArgumentError, "k must be 1 or more, a whole number, got 0"),
+        ({"context": -1}, ArgumentError, "context must be 0 or more, a whole number, got -1"),
         ({"one_per": "doc"}, UnknownNameError, "one_per must be document, row or None, got 'doc'"),
         ({"length": 17}, ArgumentError, "length must lie in 2..16, the model's context, got 17"),
-        ({"first_document": -1}, ArgumentError, "first_document must be 0 or more, got -1"),
-        ({"texts": ["text"]}, TokenError, "text needs a model with a tokenizer"),
-        (
-            {"texts": [list(range(17))]},
-            ArgumentError,
-            "a row of ids must have 1..16 tokens, got \\[17\\] in document 0",
-        ),
-        ({"texts": torch.tensor([1, 2])}, ArgumentError, "rows of ids must be \\[row pos\\], got \\[2\\]"),
-        ({"texts": []}, ArgumentError, "texts must hold a token besides BOS, got none"),
+        ({"first_document": -1}, ArgumentError, "first_document must be 0 or more, a whole number, got -1"),
     ],
 )
 def test_what_cannot_be_is_said(asked, error, message):
     given = {"texts": [[1, 2]], "what": "L0N1", **asked}
-    with pytest.raises(error, match=message):
+    with unchecked(), pytest.raises(error, match=message):
         top_contexts(model_of(), given.pop("texts"), **given)
 
 
@@ -304,20 +244,53 @@ def test_written_tokens_are_those_of_the_dense_matrix(kind):
     assert torch.equal(alone.ids[0], found.raised.ids[2]) and alone.labels == ["direction 0"]
 
 
+@pytest.mark.parametrize("what", ["L1N2", "1.2"])
 @pytest.mark.parametrize("norm", [LayerNorm(), RMSNorm()])
-def test_processing_changes_nothing_of_what_is_written(norm):
+def test_processing_changes_nothing_of_what_is_written(norm, what):
     model = model_of(config_of(norm=norm), dtype=torch.float64)
-    before = written_tokens(model, "L1N2", k=6)
+    before = written_tokens(model, what, k=6)
     process(model, Processing())
-    for was, now in zip(before, written_tokens(model, "L1N2", k=6), strict=True):
+    for was, now in zip(before, written_tokens(model, what, k=6), strict=True):
         torch.testing.assert_close(now.scores, was.scores, rtol=0, atol=1e-8)
 
 
-def test_a_head_writes_no_one_direction():
-    with pytest.raises(ArgumentError, match="head 0.1 writes another direction for each token; take ov_tokens"):
-        written_tokens(model_of(), "0.1")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_head_writes_most_along_the_first_direction_of_its_dense_ov(kind):
+    model = model_of(kind, dtype=torch.float64)
+    vector = torch.linspace(-1, 2, 10, dtype=torch.float64)
+    found = written_tokens(model, ["1.2", HeadOutput(0, 1, along=vector, name="mine")], k=17)
+    attention, w = model.config.attention, getattr(model.blocks[1].ln1, "w", None)
+    read = model.blocks[1].attn.W_V[2 // (attention.n_heads // attention.kv_heads)].detach()
+    read = read if w is None else read * w.detach()[:, None]
+    if isinstance(model.config.norm, LayerNorm):
+        read = read - read.mean(0)
+    strongest = torch.linalg.svd(read @ centred(model, model.W_O[1, 2].detach())).Vh[0]
+    rows = centred(model, torch.stack([strongest, vector]))
+    rows = rows if model.config.norm is None else rows * model.ln_final.w.detach()
+    dense = rows @ model.W_U.detach()
+    dense = dense - dense.mean(-1, keepdim=True)
+    dense[0] *= dense[0, dense[0].abs().argmax()].sign()
+    for table, largest in zip(found, (True, False), strict=True):
+        torch.testing.assert_close(table.scores, dense.topk(17, largest=largest).values, rtol=0, atol=1e-10)
+        assert table.labels == ["1.2", "0.1 along mine"] and table.record.settings["singular"] == ["1.2"]
+
+
+def test_of_a_heads_two_senses_the_one_that_says_most_of_a_token_is_raised():
+    model = model_of()
+    raised, lowered = written_tokens(model, [f"{layer}.{head}" for layer in (0, 1) for head in range(4)], k=1)
+    assert (raised.scores > -lowered.scores).all() and (lowered.scores < 0).all()
+
+
+def test_what_writes_nothing_or_is_no_direction_is_refused():
+    model = model_of()
+    with torch.no_grad():
+        model.blocks[0].attn.W_O[1] = 0
+    with pytest.raises(ArgumentError, match="head 0.1 must write something, and its OV is 0"):
+        written_tokens(model, ["0.0", "0.1"])
     with pytest.raises(ArgumentError, match="vectors must be \\[direction 10\\], got \\[9\\]"):
-        written_tokens(model_of(), torch.ones(9))
+        written_tokens(model, torch.ones(9))
+    with unchecked(), pytest.raises(ArgumentError, match="k must be 1 or more, a whole number, got 2.0"):
+        written_tokens(model, "0.2", k=2.0)
 
 
 # What is added
@@ -335,18 +308,64 @@ def test_effects_are_those_of_the_full_attribution(kind, monkeypatch):
     model, pairs = model_of(kind, dtype=torch.float64), prompts()
     full = logit_attribution(model, pairs, by="neuron")
     chosen = ["L1N3", "L0N5", "L0N0"]
-    found = neuron_effects(model, pairs, chosen)
+    found = direct_effects(model, pairs, chosen)
     assert found.unit == "logits" and found.dims == ("prompt", "component")
     for label, (layer, neuron) in zip(chosen, ((1, 3), (0, 5), (0, 0)), strict=True):
         expected = full.sel(layer=layer, neuron=neuron).values
         np.testing.assert_allclose(found.sel(component=label).values, expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_effects_of_heads_are_those_of_the_full_attribution(kind, monkeypatch):
+    monkeypatch.setattr(reading, "NUMBERS", 200)  # several parts
+    model, pairs = model_of(kind, dtype=torch.float64), prompts()
+    full, chosen = logit_attribution(model, pairs, by="head"), ["1.3", "0.2", "1.0"]
+    found = direct_effects(model, pairs, chosen)
+    for label in chosen:
+        layer, head = map(int, label.split("."))
+        expected = full.sel(layer=layer, head=head).values
+        np.testing.assert_allclose(found.sel(component=label).values, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_effects_along_directions_are_those_of_one_component_of_the_vector(kind):
+    model, pairs = model_of(kind, dtype=torch.float64), prompts()
+    directions = [thing for thing in things_of(model.config) if has_along(thing) or hasattr(thing, "vector")]
+    found, answers = direct_effects(model, pairs, directions), attribution.Answers.of(model, pairs).directions
+    for thing in directions:
+        unit = centred(model, getattr(thing, "vector", getattr(thing, "along", None)))
+        unit, last = unit / unit.norm(), model.config.n_layers - 1
+        for i, length in enumerate(pairs.lengths.tolist()):
+            _, cache = model.run_with_cache(pairs.clean[i : i + 1, :length])
+            if isinstance(thing, HeadOutput):
+                x = cache["z", thing.layer][0, -1, thing.head] @ model.W_O[thing.layer, thing.head]
+                heard = model.config.residual or (thing.layer == last and model.config.mlp is None)
+            else:
+                x, heard = literal_stream(model, cache, thing)[-1], model.config.residual or thing.layer == -1
+            written = centred(model, (x @ unit) * unit) * heard
+            if model.config.norm is not None:
+                written = written / cache["ln_final.hook_scale"][0, -1] * model.ln_final.w
+            assert found.sel(component=thing.label).values[i] == pytest.approx((written @ answers[i]).item(), abs=1e-10)
+            value = literal_values(model, cache, thing)[-1].item()
+            told = found.dataset["activation"].sel(component=thing.label).values[i]
+            assert told == pytest.approx(value, abs=1e-10)
+
+
+def test_components_along_an_orthonormal_basis_add_up_to_the_head():
+    model, pairs = model_of(dtype=torch.float64), prompts()
+    basis = torch.linalg.svd(centred(model, torch.randn(10, 10, dtype=torch.float64))).Vh[
+        :-1
+    ]  # of what LayerNorm leaves
+    along = [HeadOutput(1, 2, along=vector, name=str(i)) for i, vector in enumerate(basis)]
+    found = direct_effects(model, pairs, ["1.2", *along]).values
+    np.testing.assert_allclose(found[:, 1:].sum(1), found[:, 0], atol=1e-10)
+
+
 @pytest.mark.parametrize("kind", WITH_MLP)
 def test_effects_at_a_named_position_along_a_given_direction(kind):
     model, pairs = model_of(kind, dtype=torch.float64), prompts()
     direction = torch.linspace(-1, 1, 10, dtype=torch.float64)
-    found = neuron_effects(model, pairs, (1, 4), at="first", direction=direction)
+    found = direct_effects(model, pairs, (1, 4), at="first", direction=direction)
     for i, length in enumerate(pairs.lengths.tolist()):
         _, cache = model.run_with_cache(pairs.clean[i : i + 1, :length])
         post = cache["post", 1][0, 0, 4]
@@ -361,18 +380,9 @@ def test_effects_at_a_named_position_along_a_given_direction(kind):
 
 def test_effects_that_cannot_be_are_refused():
     model, pairs = model_of(), prompts()
-    with pytest.raises(ArgumentError, match="neurons must be neurons, such as 'L8N2744'"):
-        neuron_effects(model, pairs, ["0.1", "L0N1"])
     with pytest.raises(UnknownNameError, match="at must be a position of the pairs, got 'last'"):
-        neuron_effects(model, pairs, "L0N1", at="last")
+        direct_effects(model, pairs, "L0N1", at="last")
     with pytest.raises(ArgumentError, match="need pairs with answers or a direction, got neither"):
-        neuron_effects(model, make_pairs([[1, 2]], [[1, 2]]), "L0N1")
+        direct_effects(model, make_pairs([[1, 2]], [[1, 2]]), "L0N1")
     with pytest.raises(ArgumentError, match="direction must be"):
-        neuron_effects(model, pairs, "L0N1", direction=torch.ones(9))
-
-
-def test_rows_of_ids_without_a_bos_that_the_model_has_are_warned_of(make_model):
-    model = make_model()
-    model.tokenizer.policy = type(model.policy)(**{**vars(model.policy), "prepend_bos": False})
-    with pytest.warns(MisreadWarning, match="1 of 1 prompts lack BOS"):
-        top_contexts(model, [[5, 6]], what="0.1")
+        direct_effects(model, pairs, "L0N1", direction=torch.ones(9))

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from pellucid import AttentionConfig, HookedTransformer, LayerNorm, Learned, RMSNorm, Rotary, Shortformer
 from pellucid.analysis import bigrams, ngrams, skip_trigrams
 from pellucid.analysis.ngrams import strongest_trigrams
-from pellucid.base.errors import ArgumentError
+from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.model.wired.skip_trigram import skip_trigram
 from pellucid.pretrained.processing import Processing, process
 from pellucid.text.vocabulary import integer_vocabulary
@@ -142,6 +143,33 @@ def test_triples_are_the_strongest_of_the_dense_tables(kind, monkeypatch):
     assert found.raises.tolist() == pytest.approx([one[1] for one in every[:6]], abs=1e-10)
 
 
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_triples_as_asked_for_are_taken_one_by_one(kind, each):
+    model, share = model_of(KINDS[kind], dtype=torch.float64), torch.full((17,), 1 / 17, dtype=torch.float64)
+    with torch.no_grad():
+        attends, raises = dense(model, 2, share)
+    every = [
+        (float(attends[d, s] + raises[s, o].log()), s, d, o)
+        for s, d, o in itertools.product(range(17), repeat=3)
+        if s != d and attends[d, s] > 0 and raises[s, o] > 0
+    ]
+    taken, of_source, of_pair = [], Counter(), Counter()
+    for _, s, d, o in sorted(every, reverse=True):
+        if of_source[s] < each and of_pair[d, o] < each:
+            of_source[s] += 1
+            of_pair[d, o] += 1
+            taken.append([2, s, d, o])
+    for n in (1, 3, 10, 1000):
+        assert skip_trigrams(model, 2, n=n, each=each).triples.tolist() == taken[:n]
+
+
+def test_a_source_with_the_strongest_hundreds_leaves_room_for_others():
+    model = HookedTransformer.from_pretrained("prose-2l-mixed", device="cpu")
+    few, many = (skip_trigrams(model, n=n).triples.view(4, n, 4) for n in (3, 10))
+    assert torch.equal(few, many[:, :3])
+
+
 @pytest.mark.parametrize("before", [None, 1, 3])
 def test_triples_are_counted_as_a_reader_would(before):
     model, documents = model_of(KINDS["layer norm"]), [*documents_of(60, 14, d_vocab=6), [1, 2], [3]]
@@ -197,13 +225,17 @@ def test_what_is_no_table_is_refused(toy):
         skip_trigrams(model_of(config_of(mlp=None, positions=Rotary())))
     with pytest.raises(ArgumentError, match="by the vocabulary they come in by, got 17 and 9"):
         skip_trigrams(model_of(config_of(mlp=None, d_vocab_out=9)))
-    with pytest.raises(ArgumentError, match="k must be 1 or more, got 0"):
+    with pytest.raises(ArgumentError, match="k must be 1 or more, a whole number, got 0"):
         bigrams(toy, k=0)
     for name in ("n", "seen", "each", "before"):
-        with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, got 0"):
+        with pytest.raises(ArgumentError, match=f"{name} must be 1 or more, a whole number, got 0"):
             skip_trigrams(toy, **{name: 0})
     with pytest.raises(ArgumentError, match="texts are read twice, got an iterator"):
         skip_trigrams(toy, texts=iter(["5 6"]))
+    with pytest.raises(ArgumentError, match="texts must be a text, several, a Corpus, or rows of token ids, got 5"):
+        skip_trigrams(toy, texts=5)
+    with pytest.raises(TokenError, match="token ids must lie in 0..63, got 99 in document 0"):
+        skip_trigrams(toy, texts=[[0, 5, 99, 5, 6]], seen=1)
     with pytest.raises(ArgumentError, match="no token is left to make skip-trigrams of"):
         skip_trigrams(toy, texts=["5 6"])
 

@@ -27,10 +27,10 @@ from pellucid.studies.attention_only_page import attention_only_page, verdicts
 from pellucid.studies.attention_only_reading import (
     attention_to_first,
     beside_bigrams,
+    beside_trigrams,
     bigram_probabilities,
     lift,
     maps,
-    skip_trigrams,
 )
 from pellucid.studies.attention_only_runs import read_words, run, words
 from pellucid.studies.over_runs import difference
@@ -180,7 +180,7 @@ def test_a_model_is_compared_with_them_token_by_token():
 def test_skip_trigrams_are_counted_as_a_reader_would(monkeypatch):
     monkeypatch.setattr("pellucid.studies.attention_only_reading.SEEN", 1)
     model, rows = small(1), rows_of(200, 30)
-    found = skip_trigrams(model, rows, n=4)
+    found = beside_trigrams(model, rows, n=4)
     assert found.triples.shape == (8, 4) and (found.triples[:, 1] != found.triples[:, 2]).all()
     for (_, s, d, o), counts in zip(found.triples.tolist(), found.counts.tolist(), strict=True):
         told = [0, 0, 0, 0]
@@ -208,7 +208,7 @@ def test_the_skip_trigrams_are_what_the_head_says(monkeypatch):
         attn = model.blocks[0].attn
         attn.W_Q[1, 7, 0] = attn.W_K[1, 3, 0] = 5.0
         attn.W_V[1, 3, 1] = attn.W_O[1, 1, 11] = 5.0
-    found = skip_trigrams(model, rows_of(200, 12), n=1)
+    found = beside_trigrams(model, rows_of(200, 12), n=1)
     assert found.triples[1].tolist() == [1, 3, 7, 11]
 
 

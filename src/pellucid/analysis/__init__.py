@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pellucid.analysis.heads import head_scores, prefix_matching, role_scores
     from pellucid.analysis.lens import logit_lens
     from pellucid.analysis.lens_attention import attention_lens
-    from pellucid.analysis.neurons import neuron_effects, top_contexts, written_tokens
+    from pellucid.analysis.neurons import direct_effects, top_contexts, written_tokens
     from pellucid.analysis.ngrams import bigrams, skip_trigrams
     from pellucid.analysis.patterns import pattern_statistics
     from pellucid.analysis.repeated import predictions, repeated_tokens, unrepeated_tokens
@@ -38,6 +38,7 @@ _HOME_OF = {
     "composition": "pellucid.analysis.compose",
     "copy_suppression": "pellucid.analysis.zoo_weights",
     "copying_score": "pellucid.analysis.copying",
+    "direct_effects": "pellucid.analysis.neurons",
     "head_scores": "pellucid.analysis.heads",
     "HeadOutput": "pellucid.analysis.watched",
     "lens_kl": "pellucid.analysis.tuned_lens",
@@ -45,7 +46,6 @@ _HOME_OF = {
     "logit_lens": "pellucid.analysis.lens",
     "merge_contexts": "pellucid.analysis.contexts",
     "Neuron": "pellucid.analysis.watched",
-    "neuron_effects": "pellucid.analysis.neurons",
     "ov_tokens": "pellucid.analysis.token_tables",
     "over_checkpoints": "pellucid.analysis.steps",
     "pattern_statistics": "pellucid.analysis.patterns",
@@ -87,12 +87,12 @@ __all__ = [
     "composition",
     "copy_suppression",
     "copying_score",
+    "direct_effects",
     "head_scores",
     "lens_kl",
     "logit_attribution",
     "logit_lens",
     "merge_contexts",
-    "neuron_effects",
     "ov_tokens",
     "over_checkpoints",
     "pattern_statistics",

@@ -8,7 +8,7 @@ that is the same as that of the whole.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -122,6 +122,8 @@ class Contexts:
     """The most negative ones, smallest first; None: not asked for."""
     tally: Tally
     n_documents: int
+    documents: tuple[tuple[int, int], ...]
+    """Their numbers, as ranges: the first, and the one behind the last, of each part that was read."""
     k: int
     one_per: str | None
     record: Record
@@ -178,6 +180,11 @@ class Contexts:
             for label, places in zip(self.labels[:10], self.most, strict=False)
             for one in places[:n]
         ]
+        rows += [
+            [label, "", "", "nowhere above 0"]
+            for label, places in zip(self.labels[:10], self.most, strict=False)
+            if not places
+        ]
         columns = ["", "activation", "document:position", "text"]
         return Shown(title=title, columns=columns, rows=rows, rest=max(0, len(self) - 10))
 
@@ -185,17 +192,18 @@ class Contexts:
 def merge_contexts(first: Contexts, second: Contexts) -> Contexts:
     """The contexts of two parts of a corpus as those of both: to rounding the same as if one pass had read all.
 
-    Neither changes. The documents must have been numbered apart (``first_document``); the record is the first's.
+    Neither changes; the record is the first's.
 
     Raises:
-        ArgumentError: They watched different things, or otherwise.
+        ArgumentError: They watched different things, or otherwise, or in another model; or the same documents, by
+            their numbers, which ``first_document`` of `top_contexts` tells.
     """
-    for name in ("labels", "k", "one_per"):
-        one, other = getattr(first, name), getattr(second, name)
-        if one != other:
-            raise ArgumentError(f"contexts that are merged must have the same {name}, got {one!r} and {other!r}")
-    if (first.least is None) != (second.least is None):
-        raise ArgumentError("contexts that are merged must both have negative places, or neither")
+    _check_alike(first, second)
+    return replace(joined(first, second), documents=_apart(first.documents, second.documents))
+
+
+def joined(first: Contexts, second: Contexts) -> Contexts:
+    """The contexts of two parts of one pass as those of both; the documents' numbers are the first's."""
     least = None
     if first.least is not None and second.least is not None:
         least = merged(first.least, second.least, k=first.k, sign=-1, one_per=first.one_per)
@@ -206,6 +214,45 @@ def merge_contexts(first: Contexts, second: Contexts) -> Contexts:
         tally=first.tally.plus(second.tally),
         n_documents=first.n_documents + second.n_documents,
     )
+
+
+def _check_alike(first: Contexts, second: Contexts) -> None:
+    """That both were made in one way, of one model."""
+    one, other = _how(first), _how(second)
+    if (first.least is None) != (second.least is None):
+        raise ArgumentError("contexts that are merged must both have negative places, or neither")
+    for name in {**one, **other}:
+        values = one.get(name), other.get(name)
+        if name == "weights_hash" and None in values:
+            continue  # a model has it only where it was saved
+        if values[0] != values[1]:
+            called = {"fingerprint": "fingerprint, of what is watched and of the model's weights"}.get(name, name)
+            raise ArgumentError(
+                f"contexts that are merged must have the same {called}, got {values[0]!r} and {values[1]!r}"
+            )
+
+
+def _how(one: Contexts) -> dict[str, Any]:
+    """All that must be the same."""
+    told = {name: getattr(one, name) for name in ("labels", "k", "one_per")}
+    of_record = ("model", "revision", "processing", "dtype", "weights_hash")
+    return told | {name: getattr(one.record, name) for name in of_record} | one.record.settings
+
+
+def _apart(*parts: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Ranges of documents in order, those that touch as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(one for part in parts for one in part):
+        if found and start < found[-1][1]:
+            raise ArgumentError(
+                "contexts that are merged must be of different documents, got documents "
+                f"{found[-1][0]}..{found[-1][1] - 1} and {start}..{end - 1}; number those of the second part with "
+                f"top_contexts(…, first_document={found[-1][1]})"
+            )
+        if found and start == found[-1][1]:
+            start = found.pop()[0]
+        found.append((start, end))
+    return tuple(found)
 
 
 def merged(

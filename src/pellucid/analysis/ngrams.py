@@ -11,7 +11,8 @@ Positions are left out of both.
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
 from pellucid.base.shown import Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.index import at_least
 from pellucid.model.norms import widened
 from pellucid.model.positional import Rotary
 
@@ -75,14 +77,15 @@ def bigrams(model: HookedTransformer, tokens: Any = None, k: int = 10, *, texts:
         model: Attention-only model of any depth, with residual connections.
         tokens: Rows: ids, or texts that are one token each; None: all.
         k: How many next tokens are told for each.
-        texts: A text to count in: each entry's occurrences, in the same pass for all.
+        texts: A text to count in: each entry's occurrences, in the same pass for all. Documents are counted whole, each
+            once with BOS in front where the tokenizer's policy puts it there.
 
     Returns:
         The table, and counts beside it if a text was given.
 
     Raises:
         ArgumentError: The model has MLPs, which act on a token alone too; or no residual connections; or `k` below 1.
-        TokenError: A text is not one token.
+        TokenError: A text is not one token; an id of `texts` is not in the vocabulary.
 
     Example:
         >>> model = HookedTransformer.from_pretrained("prose-2l-mixed", device="cpu")
@@ -91,10 +94,8 @@ def bigrams(model: HookedTransformer, tokens: Any = None, k: int = 10, *, texts:
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
     _check_direct(model, "bigrams")
-    if k < 1:
-        raise ArgumentError(f"k must be 1 or more, got {k}")
     ids, n_out = token_ids(model, tokens), model.W_U.shape[1]
-    k, best = min(k, n_out), []
+    k, best = min(at_least("k", k, 1), n_out), []
     for part in ids.split(max(1, PART // n_out)):
         logits = model.unembed(model.ln_final(model.W_E[part][None]))[0]
         best.append(widened(logits).log_softmax(-1).topk(k))
@@ -201,16 +202,18 @@ def skip_trigrams(
     d attends to s where `q_d · k_s` is above what d gives other tokens, as often as these occur; then s raises the
     logit of o by `W_V W_O`, final norm and `W_U`. Only triples of which both hold are told, ranked by the product of
     how many times more attention it is and of how much the logit is raised. Positions are left out, and so is the final
-    norm's scale. Special tokens are no part of a triple. In models of more layers these are layer 0's direct ones.
+    norm's scale. Special tokens are no part of a triple. Nor is s = d ever told: what a token says after itself belongs
+    to the bigram. In models of more layers these are layer 0's direct ones.
 
     Args:
         model: Attention-only model with residual connections.
         head: Of layer 0; None: all.
         texts: A text: what the average token is, which tokens occur, and the counts, in two passes. None: all tokens
-            are alike.
+            are alike. Documents are counted whole, each once with BOS in front where the tokenizer's policy puts it.
         tokens: Tokens that triples may be made of: ids, or texts that are one token each; None: all.
         n: Triples of each head, if there are as many.
-        before: s must stand so many tokens before d at most, in the counts; None: anywhere before in the row.
+        before: s must stand so many tokens before d at most, in the counts and in the document of d; None: as many as
+            the model's context lets a head see, `n_ctx` − 1.
         seen: With a text: a token must stand in it so often to be part of a triple.
         each: Triples of one head that may have the same source, or the same destination and output.
 
@@ -220,6 +223,7 @@ def skip_trigrams(
     Raises:
         ArgumentError: The model has MLPs, rotary positions, no layer or no residual connections; an argument that
             cannot be.
+        TokenError: A text cannot be encoded; an id of `texts` is not in the vocabulary.
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 
@@ -230,10 +234,9 @@ def skip_trigrams(
         (4, True)
     """
     _check_skipping(model)
-    for name, number in (("n", n), ("seen", seen), ("each", each), ("before", 1 if before is None else before)):
-        if number < 1:
-            raise ArgumentError(f"{name} must be 1 or more, got {number}")
-    if texts is not None and texts is iter(texts):
+    n, seen, each = at_least("n", n, 1), at_least("seen", seen, 1), at_least("each", each, 1)
+    before = max(1, model.config.n_ctx - 1) if before is None else at_least("before", before, 1)
+    if isinstance(texts, Iterator):
         raise ArgumentError("texts are read twice, got an iterator, which can be read once; give a list or a Corpus")
     heads = range(model.config.attention.n_heads) if head is None else [attention_of(model, 0, head)[1]]
     d_vocab, allowed = model.config.d_vocab, torch.zeros(model.config.d_vocab, dtype=torch.bool)
@@ -322,22 +325,32 @@ def _output(
 
 
 def _chosen(head: int, found: list[Tensor], n: int, each: int) -> Trigrams:
-    """The strongest, of which none are too much alike."""
+    """The strongest, of which none are too much alike: taken one by one, strongest first, unless `each` forbids."""
     sources, by, d, up, o = found
     k = by.shape[1]
     strength = by[:, :, None] + up[:, None].clamp(min=1e-30).log()
     strength[(by <= 0)[:, :, None] | (up <= 0)[:, None]] = -torch.inf
-    best = strength.flatten().topk(min(100 * n, strength.numel()))
-    chosen: dict[tuple[int, int, int], tuple[float, float]] = {}
-    for strong, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        if len(chosen) == n or strong == -torch.inf:
+    # Before the n-th is taken, at most (n - 1) // each pairs (d, o) are full: a source needs no more of its own.
+    most = min(each + (n - 1) // each, k * k)
+    own = strength.flatten(1).sort(dim=1, descending=True, stable=True)
+    values, pairs = own.values[:, :most].flatten(), own.indices[:, :most].flatten()
+    order = values.argsort(descending=True, stable=True)
+    order = order[values[order] > -torch.inf]
+    chosen, alike = [], Counter()
+    for part in order.split(1000):
+        i, pair = part // most, pairs[part]
+        first, second = pair // k, pair % k
+        rows = zip(
+            *(x.tolist() for x in (sources[i], d[i, first], o[i, second], by[i, first], up[i, second])), strict=True
+        )
+        for s, to, out, attends, raises in rows:
+            if len(chosen) < n and alike[s] < each and alike[to, out] < each:
+                alike.update([s, (to, out)])
+                chosen.append((s, to, out, attends, raises))
+        if len(chosen) == n:
             break
-        i, rest = divmod(place, k * k)
-        triple = (int(sources[i]), int(d[i, rest // k]), int(o[i, rest % k]))
-        if sum(one[0] == triple[0] for one in chosen) < each and sum(one[1:] == triple[1:] for one in chosen) < each:
-            chosen[triple] = (float(by[i, rest // k]), float(up[i, rest % k]))
-    triples = torch.tensor([(head, *triple) for triple in chosen], dtype=torch.int64).view(-1, 4)
-    attends, raises = torch.tensor(list(chosen.values()), dtype=torch.float64).view(-1, 2).unbind(1)
+    triples = torch.tensor([(head, *one[:3]) for one in chosen], dtype=torch.int64).view(-1, 4)
+    attends, raises = torch.tensor([one[3:] for one in chosen], dtype=torch.float64).view(-1, 2).unbind(1)
     return Trigrams(triples, attends, raises)
 
 

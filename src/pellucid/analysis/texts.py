@@ -15,6 +15,7 @@ from torch import Tensor
 from pellucid.analysis.reading import NUMBERS, starts_with_bos
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.hooked_transformer import HookedTransformer
+from pellucid.hooks.index import at_least
 from pellucid.prompts import as_ids
 from pellucid.text.batch import padded
 
@@ -72,8 +73,8 @@ def rows_of(
 
     Raises:
         ArgumentError: `length` does not fit the model; a row of ids is too long, or is none; there is no token but BOS.
-        TokenError: A text cannot be encoded, or the model has no tokenizer; rows of ids lack BOS, and the policy asks
-            for it.
+        TokenError: A text cannot be encoded, or the model has no tokenizer; an id is not in the vocabulary; rows of ids
+            lack BOS, and the policy asks for it.
 
     Example:
         >>> from pellucid.text.vocabulary import integer_vocabulary
@@ -82,13 +83,37 @@ def rows_of(
         [([[0, 5, 6], [0, 7, 0]], [0, 2])]
     """
     n_ctx = model.config.n_ctx
-    if length is not None and not 2 <= length <= n_ctx:
+    most = n_ctx if length is None else at_least("length", length, 2)
+    if most > n_ctx:
         raise ArgumentError(f"length must lie in 2..{n_ctx}, the model's context, got {length}")
-    if first_document < 0:
-        raise ArgumentError(f"first_document must be 0 or more, got {first_document}")
+    first = at_least("first_document", first_document, 0)
+    yield from _batches(model, _each(model, texts, most, first), widest)
+
+
+def whole_documents(model: HookedTransformer, texts: Texts, *, widest: int) -> Iterator[Rows]:
+    """Texts as `rows_of` gives them, but each in one row, however long: for what is counted without a run.
+
+    Args:
+        model: Whose tokenizer.
+        texts: See `Texts`.
+        widest: Numbers that all of a pass takes for each position, by which batches are made.
+
+    Raises:
+        ArgumentError: A row of ids is none; there is no token but BOS.
+        TokenError: As for `rows_of`.
+
+    Example:
+        >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
+        >>> [batch.tokens.shape for batch in whole_documents(model, ["5 " * 1000], widest=1)]
+        [torch.Size([1, 1001])]
+    """
+    yield from _batches(model, _each(model, texts, None, 0), widest)
+
+
+def _batches(model: HookedTransformer, rows: Iterable[tuple[list[int], int, int]], widest: int) -> Iterator[Rows]:
     held: list[tuple[list[int], int, int]] = []
     wide, found = 0, False
-    for row in _each(model, texts, length or n_ctx, first_document):
+    for row in rows:
         fits = max(wide, len(row[0])) * (len(held) + 1) * max(1, widest) <= NUMBERS and len(held) < MOST
         if held and not fits:
             batch = _batch(model, held)
@@ -105,35 +130,59 @@ def rows_of(
         raise ArgumentError("texts must hold a token besides BOS, got none; give some text")
 
 
-def _each(model: HookedTransformer, texts: Texts, length: int, first: int) -> Iterator[tuple[list[int], int, int]]:
+def _each(
+    model: HookedTransformer, texts: Texts, length: int | None, first: int
+) -> Iterator[tuple[list[int], int, int]]:
     """(ids, document, start) of each row."""
-    documents: Iterable[Any] = [texts] if isinstance(texts, str) else texts
-    if isinstance(documents, Tensor) and documents.ndim != 2:
-        raise ArgumentError(f"rows of ids must be [row pos], got {list(documents.shape)}")
-    for number, document in enumerate(documents, start=first):
+    for number, document in enumerate(_documents(texts), start=first):
         if isinstance(document, str):
-            for ids, start in _windows(model, document, length):
-                yield ids, number, start
+            ids, front = _encoded(model, document)
+            _check_ids(model, ids, number)
+            body, step = ids[front:], max(1, len(ids)) if length is None else length - front
+            for start in range(0, len(body), step):
+                yield ids[:front] + body[start : start + step], number, start
             continue
-        ids = as_ids(document)
-        if ids.ndim != 1 or not 1 <= len(ids) <= length:
+        row = as_ids(document)
+        if row.ndim == 0:
             raise ArgumentError(
-                f"a row of ids must have 1..{length} tokens, got {list(ids.shape)} in document {number}; cut it, or "
-                "give text, which is cut here"
+                f"each of texts must be a text or a row of ids, got the number {int(row)} as document {number}; give "
+                "one row as a list of rows, [[…]]"
             )
-        starts_with_bos(model, ids[None])
-        yield ids.tolist(), number, 0
+        if row.ndim != 1 or not 1 <= len(row) <= (length or len(row)):
+            most = "1 or more" if length is None else f"1..{length}"
+            raise ArgumentError(
+                f"a row of ids must have {most} tokens, got {list(row.shape)} in document {number}; cut it, or give "
+                "text, which is cut here"
+            )
+        _check_ids(model, row.tolist(), number)
+        starts_with_bos(model, row[None])
+        yield row.tolist(), number, 0
 
 
-def _windows(model: HookedTransformer, text: str, length: int) -> Iterator[tuple[list[int], int]]:
+def _documents(texts: Texts) -> Iterable[Any]:
+    if isinstance(texts, Tensor) and texts.ndim != 2:
+        raise ArgumentError(f"rows of ids must be [row pos], got {list(texts.shape)}")
+    if not isinstance(texts, Iterable):
+        raise ArgumentError(f"texts must be a text, several, a Corpus, or rows of token ids, got {texts!r}")
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _encoded(model: HookedTransformer, text: str) -> tuple[list[int], int]:
+    """The ids of a text, and how many of them, none or one, are the BOS that each of its rows begins with."""
     if model.tokenizer is None:
         raise TokenError("text needs a model with a tokenizer, and this one came without; give rows of token ids")
-    ids = model.tokenizer.tokens([text], padding_side="right").tokens[0].tolist()
     policy = model.tokenizer.policy
-    front = ids[:1] if policy.prepend_bos and policy.bos_id is not None else []
-    body, step = ids[len(front) :], length - len(front)
-    for start in range(0, len(body), step):
-        yield front + body[start : start + step], start
+    ids = model.tokenizer.tokens([text], padding_side="right").tokens[0].tolist()
+    return ids, int(policy.prepend_bos and policy.bos_id is not None)
+
+
+def _check_ids(model: HookedTransformer, ids: list[int], number: int) -> None:
+    outside = [i for i in (min(ids), max(ids)) if not 0 <= i < model.config.d_vocab]
+    if outside:
+        raise TokenError(
+            f"token ids must lie in 0..{model.config.d_vocab - 1}, got {outside[0]} in document {number}; use the "
+            "model's own tokenizer, and give rows of ids without padding"
+        )
 
 
 def _batch(model: HookedTransformer, rows: list[tuple[list[int], int, int]]) -> Rows:

@@ -1,6 +1,7 @@
 """How often a text has what weights say: tokens, pairs of them, and triples with something in between.
 
-In: rows of ids, some at a time. Out: counts. A text is read once for each question, and no table of all pairs is kept.
+In: documents as rows of ids, some at a time. Out: counts. A text is read once for each question, and no table of all
+pairs is kept. Documents are whole: no model runs on them, so that they need not be cut.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.texts import Texts, rows_of
+from pellucid.analysis.texts import Texts, whole_documents
 from pellucid.hooked_transformer import HookedTransformer
 
 
@@ -44,7 +45,7 @@ def trigram_counts(
     found = np.zeros((len(triples), 4), np.int64)
     for text in batches:
         place = np.arange(text.shape[1])
-        reach = text.shape[1] if before is None else before
+        reach = text.shape[1] if before is None else min(before, text.shape[1])  # where s is not, it is farther
         for i, (_, s, d, o) in enumerate(triples.tolist()):
             latest = np.maximum.accumulate(np.where(text == s, place, -2 * text.shape[1]), axis=1)[:, :-2]
             near = np.zeros_like(text[:, :-1], dtype=bool)
@@ -64,8 +65,8 @@ def lift(counts: Int[Tensor, "triple count"]) -> Float[Tensor, " triple"]:
 
 
 def id_rows(model: HookedTransformer, texts: Texts) -> Iterator[np.ndarray]:
-    """Rows of ids, ``[row pos]``, −1 behind their end."""
-    for rows in rows_of(model, texts, widest=64):
+    """Documents as rows of ids, ``[row pos]``, −1 behind their end; each begins with BOS as the policy says."""
+    for rows in whole_documents(model, texts, widest=64):
         yield rows.tokens.masked_fill(~rows.mask, -1).numpy()
 
 

@@ -4,6 +4,7 @@ In: a model and names or values of what is meant. Out: the same, checked; and it
 plain run that stops behind the last layer needed and keeps nothing else.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ from pellucid.analysis.token_circuits import within
 from pellucid.base.errors import ArgumentError, UnknownNameError
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.index import plain
-from pellucid.model.decompose import layer_read, parts, stream
-from pellucid.model.norms import widened
+from pellucid.model.config import Config
+from pellucid.model.decompose import Activations, layer_read, parts, stream, value_bias
+from pellucid.model.norms import LayerNorm, widened
+from pellucid.pretrained.files import bytes_of
+
+LEAST = 1e-6
+"""Share of a direction that must be left without its mean: less is rounding."""
+SAMPLE = 64
+"""Numbers of each parameter that a fingerprint holds."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +45,32 @@ class Neuron:
 
 @dataclass(frozen=True, eq=False)
 class HeadOutput:
-    """What a head writes, without the layer's output bias: how long it is, or how far it goes along a direction."""
+    """What a head writes: how long it is, or how far it goes along a direction.
+
+    Biases are left out, the values' too: wherever the head attends it writes them, and processing makes them one with
+    the layer's output bias. Where LayerNorm reads the stream, what is written is taken without its mean, which is never
+    read. So processing the weights changes nothing.
+    """
 
     layer: int
     head: int
     along: Float[Tensor, " d_model"] | None = None
     """In the stream, of any length; None: the length of what is written."""
+    name: str = "direction"
+    """What `along` is called."""
 
     @property
     def label(self) -> str:
-        """``5.1``."""
-        return f"{self.layer}.{self.head}"
+        """``5.1``; along a direction ``5.1 along`` and its name."""
+        return f"{self.layer}.{self.head}" + ("" if self.along is None else f" along {self.name}")
 
 
 @dataclass(frozen=True, eq=False)
 class StreamDirection:
-    """How far the stream goes along a direction (the dot product), where a layer reads it."""
+    """How far the stream goes along a direction (the dot product), where a layer reads it.
+
+    Where LayerNorm reads the stream, the stream is taken without its mean, so that processing changes nothing.
+    """
 
     layer: int
     """`n_layers` or −1: the final stream."""
@@ -76,7 +94,7 @@ def watched(model: HookedTransformer, what: What) -> list[Watched]:
     """What is meant, checked against the model.
 
     Raises:
-        ArgumentError: It is not in the model, or occurs twice.
+        ArgumentError: It is not in the model, or occurs twice; a direction that is none.
         UnknownNameError: A name that means nothing to watch.
 
     Example:
@@ -88,8 +106,33 @@ def watched(model: HookedTransformer, what: What) -> list[Watched]:
     found = [_one(model, one) for one in (what if several else [what])]
     labels = [one.label for one in found]
     if not found or len(set(labels)) < len(labels):
-        raise ArgumentError(f"what is watched must be one thing or more, each of another name, got {labels}")
+        raise ArgumentError(
+            f"what is watched must be one thing or more, each of another name, got {labels}; directions take a name=…"
+        )
     return found
+
+
+def centred(config: Config, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """What the model's norms leave of what is in the stream: under LayerNorm all but its mean, else all."""
+    return x - x.mean(-1, keepdim=True) if isinstance(config.norm, LayerNorm) else x
+
+
+def fingerprint(model: HookedTransformer, things: list[Watched]) -> str:
+    """A hash of what is watched, directions included, and of some numbers of each of the model's parameters.
+
+    It is cheap, and the same wherever the model lies; unlike `weights_hash` it does not see every change.
+    """
+    digest = hashlib.sha256()
+    for name, x in sorted(model.state_dict().items()):
+        some = (x if x.ndim else x[None])[-1:].flatten()[:SAMPLE]
+        digest.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
+        digest.update(bytes_of(some.cpu().contiguous()))
+    for one in things:
+        digest.update(f"{one.label} {getattr(one, 'layer', None)} {getattr(one, 'mlp_input', None)}\n".encode())
+        vector = _vector(one)
+        if vector is not None:
+            digest.update(bytes_of(vector.detach().cpu().double().contiguous()))
+    return digest.hexdigest()[:16]
 
 
 def _is_pair(what: Any) -> bool:
@@ -125,10 +168,33 @@ def _one(model: HookedTransformer, what: Any) -> Watched:
         layer_read(config, what.layer, mlp_input=what.mlp_input)
     else:
         raise ArgumentError(f"what is watched must be Neuron, HeadOutput, StreamDirection or a name, got {what!r}")
-    vector = getattr(what, "vector", getattr(what, "along", None))
-    if vector is not None and vector.shape != (config.d_model,):
-        raise ArgumentError(f"a direction must be [{config.d_model}], got {list(vector.shape)}")
+    vector = _vector(what)
+    if vector is not None:
+        _check_direction(config, vector)
     return what
+
+
+def _check_direction(config: Config, vector: Tensor) -> None:
+    if not isinstance(vector, Tensor):
+        raise ArgumentError(f"a direction must be a tensor [{config.d_model}], got {type(vector).__name__}")
+    if vector.shape != (config.d_model,):
+        raise ArgumentError(f"a direction must be [{config.d_model}], got {list(vector.shape)}")
+    x = vector.detach().cpu().double()
+    left, whole = float(centred(config, x).norm()), float(x.norm())
+    if not left > LEAST * whole:
+        raise ArgumentError(
+            "a direction must be finite and longer than 0, under LayerNorm without its mean too, which is never read; "
+            f"got length {whole:.3g}, without its mean {left:.3g}"
+        )
+
+
+def _is_length(one: Watched) -> bool:
+    return isinstance(one, HeadOutput) and one.along is None
+
+
+def _vector(one: Watched) -> Tensor | None:
+    """The direction that it was given, if any."""
+    return one.vector if isinstance(one, StreamDirection) else one.along if isinstance(one, HeadOutput) else None
 
 
 class Watch:
@@ -147,6 +213,8 @@ class Watch:
                 names.append(f"blocks.{at}." + ("mlp.hook_post" if isinstance(one, Neuron) else "attn.hook_z"))
             last = max(last, min(at + 1, config.n_layers))
         self.names, self.stop = list(dict.fromkeys(names)), last
+        self.from_zero = torch.tensor([isinstance(one, Neuron) or _is_length(one) for one in things])
+        """Whether 0 means that nothing happens: of neurons and lengths. Along a direction it means nothing special."""
 
     @property
     def widest(self) -> int:
@@ -167,6 +235,10 @@ class Watch:
             attention_mask=mask,
             padding_side="right",
         ).cache
+        return self.of(cache)
+
+    def of(self, cache: Activations) -> Float[Tensor, "component *rows"]:
+        """The activations in a run, on the CPU, in max(dtype, float32)."""
         found: list[Tensor | None] = [None] * len(self.things)
         by_layer: dict[int, list[int]] = {}
         for i, one in enumerate(self.things):
@@ -181,14 +253,17 @@ class Watch:
                 found[i] = values
         return torch.stack([values for values in found if values is not None])
 
-    def _value(self, one: HeadOutput | StreamDirection, cache: Any) -> Float[Tensor, "row pos"]:
+    def _value(self, one: HeadOutput | StreamDirection, cache: Activations) -> Float[Tensor, "*rows"]:
         model = self.model
         if isinstance(one, StreamDirection):
             x = widened(stream(model.config, cache, one.layer, mlp_input=one.mlp_input))
-            return x @ one.vector.detach().to(x)
+            return x @ centred(model.config, one.vector.detach().to(x))
         z = widened(cache[f"blocks.{one.layer}.attn.hook_z"][..., one.head, :])
+        z = z - value_bias(model, one.layer)[one.head].to(z)
         W_O = model.blocks[one.layer].attn.W_O[one.head].detach().to(z)
-        return (z @ W_O).norm(dim=-1) if one.along is None else z @ (W_O @ one.along.detach().to(z))
+        if one.along is not None:
+            return z @ (W_O @ centred(model.config, one.along.detach().to(z)))
+        return (z @ centred(model.config, W_O)).norm(dim=-1)
 
 
 def _of_stream(model: HookedTransformer, at: int, mlp_input: bool) -> list[str]:

@@ -20,7 +20,7 @@ from pellucid.model.norms import widened
 Rows = Int[Tensor, "row length"]
 
 
-class Bigrams(NamedTuple):
+class BesideBigrams(NamedTuple):
     """A model without layers beside counted bigrams."""
 
     counted_loss: float
@@ -42,7 +42,7 @@ def bigram_probabilities(rows: Rows, d_vocab: int) -> Float[Tensor, "d_vocab d_v
 
 
 @torch.no_grad()
-def beside_bigrams(model: HookedTransformer, rows: Rows, held_out: Int[Tensor, "held_out_row length"]) -> Bigrams:
+def beside_bigrams(model: HookedTransformer, rows: Rows, held_out: Int[Tensor, "held_out_row length"]) -> BesideBigrams:
     """A model without layers, or with, as a table of next tokens, beside the text's own.
 
     Args:
@@ -58,10 +58,10 @@ def beside_bigrams(model: HookedTransformer, rows: Rows, held_out: Int[Tensor, "
     loss = -counted[held_out[:, :-1], held_out[:, 1:]].log().mean()
     divergence = (counted * (counted.log() - said)).sum(1) @ occurs
     agreement = (counted.argmax(1) == said.argmax(1)).double() @ occurs
-    return Bigrams(float(loss), float(divergence), float(agreement))
+    return BesideBigrams(float(loss), float(divergence), float(agreement))
 
 
-class SkipTrigrams(NamedTuple):
+class BesideTrigrams(NamedTuple):
     """Triples s … d → o that a head's weights make, and what the text says of each."""
 
     triples: Int[Tensor, "triple part"]
@@ -75,7 +75,7 @@ class SkipTrigrams(NamedTuple):
 
 
 @torch.no_grad()
-def skip_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> SkipTrigrams:
+def beside_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> BesideTrigrams:
     """The strongest skip-trigrams of each head of the first layer, and their counts in the text.
 
     The mechanism is `pellucid.analysis.ngrams.strongest_trigrams`. Positions are left out, and so is the final norm's
@@ -95,7 +95,7 @@ def skip_trigrams(model: HookedTransformer, rows: Rows, *, n: int = 10) -> SkipT
     moved = triples.clone()
     moved[:, 1] = triples[:, 1].roll(n // 2 or 1)
     counts, others = (trigram_counts(each, [rows.numpy()]) for each in (triples, moved))
-    return SkipTrigrams(triples, lift(counts), lift(others), counts)
+    return BesideTrigrams(triples, lift(counts), lift(others), counts)
 
 
 class Maps(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from pellucid.base.errors import MisreadWarning
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.studies.attention_only_arms import LAYERS, Arm, Sizes
-from pellucid.studies.attention_only_reading import attention_to_first, beside_bigrams, maps, skip_trigrams
+from pellucid.studies.attention_only_reading import attention_to_first, beside_bigrams, beside_trigrams, maps
 from pellucid.train.run import Run, train
 from pellucid.train.summary import figures
 from pellucid.train.text import Text
@@ -36,7 +36,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Tensor]:
     Returns:
         The numbers of `pellucid.train.summary.figures`; ``losses [step]``; ``steps [step]`` and at these
         ``curve.bits_per_byte``, ``curve.in_context_score``; without layers ``bigrams [3]``; of one layer the parts of
-        `SkipTrigrams` and their ``words``; of some arms ``first [layer head]``, and for the first seed the parts of
+        `BesideTrigrams` and their ``words``; of some arms ``first [layer head]``, and for the first seed the parts of
         `Maps`, their ``map.words`` and ``map.tokens``. Of several processes the first one alone says something.
     """
     sizes = Sizes(quick=job["quick"], full=job["full"])
@@ -66,7 +66,7 @@ def _read(trained: Run, arm: Arm, job: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"bigrams": torch.tensor(beside_bigrams(model, rows, held_out), dtype=torch.float64)}
     found = {"first": attention_to_first(model, held_out[:ROWS])}
     if arm.name == "1_layers":
-        read = skip_trigrams(model, rows)
+        read = beside_trigrams(model, rows)
         ids = read.triples[:, 1:].flatten().tolist()
         found |= {name: getattr(read, name) for name in read._fields} | {"words": words(model.tokenizer.strings(ids))}
     if arm.name in MAPPED and not job["seed"]:

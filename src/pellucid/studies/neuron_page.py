@@ -44,7 +44,7 @@ def neuron_page(contexts: Contexts, written: WrittenTokens | None = None, *, pla
 
     Args:
         contexts: From `pellucid.analysis.top_contexts`.
-        written: From `pellucid.analysis.written_tokens`, of the same neurons or directions, or of some of them.
+        written: From `pellucid.analysis.written_tokens`, of the same, or of some of them.
         places: Shown of each at most, the negative ones apart.
     """
     tally = contexts.tally
@@ -75,7 +75,10 @@ def _words(page: Page, label: str, written: WrittenTokens | None) -> None:
         return
     row = written.raised.labels.index(label)
     sides = zip(("raises", "lowers"), written, strict=True)
-    page.text(". ".join(f"It {verb} {_listed(table.words[row])}" for verb, table in sides) + ", directly.")
+    told = ". ".join(f"It {verb} {_listed(table.words[row])}" for verb, table in sides) + ", directly."
+    singular = label in written.raised.record.settings["singular"]
+    strongest = "Of the directions that it writes along, told is the strongest, in one of its two senses. "
+    page.text((strongest if singular else "") + told)
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -83,6 +86,8 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _places(page: Page, label: str, places: Sequence[Context], which: str) -> None:
+    if not places:
+        page.text(f"It is nowhere {'above' if which == 'largest' else 'below'} 0.")
     for number, place in enumerate(places, start=1):
         caption = (
             f"{label}: activation {place.value:.3g} at {code(place.words[place.at])}, number {number} of the {which}; "
