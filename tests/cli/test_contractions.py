@@ -1,6 +1,10 @@
-"""`pellucid study contractions` on models that cannot do it: told, written, and no failure."""
+"""`pellucid study contractions`: told, written, and no failure where a model cannot; wrong input is told first."""
 
 import json
+
+import pytest
+
+from tests.studies.test_contractions import speaking
 
 STUDY = ("study", "contractions", "--model")
 
@@ -21,6 +25,41 @@ def test_json_is_the_result(pellucid):
     assert told["study"] == "contractions" and told["record"]["settings"]["delta"] == 0.2
 
 
-def test_a_delta_must_be_above_nothing(pellucid):
-    done = pellucid(*STUDY, "toy-induction", "--delta", "0")
-    assert done.status == 2 and "--delta" in done.err
+def test_a_model_that_contracts_has_every_verdict_in_its_result(pellucid, tmp_path, shared):
+    speaking(shared).float().save_pretrained(tmp_path / "model")
+    done = pellucid(*STUDY, "model", "-n", "50", "--out", "out")
+    assert done.status == 0
+    text = " ".join(done.out.split())
+    assert "groups attn 0 different" in text and "copied attn 0 different 1.000" in text
+    assert "seen attn 0" not in text  # of what was compared, only what differs
+    assert "Missing: the model has no MLPs. Missing: no texts were given" in text
+    figures = json.loads((tmp_path / "out/result.json").read_text())["figures"]
+    assert (figures["seen attn 0"]["label"], figures["groups attn 0"]["label"]) == ("shared", "different")
+    assert figures["habit"]["label"] == "shown"
+
+
+def test_a_habit_that_is_not_shown_is_told(pellucid, tmp_path, shared):
+    speaking(shared).float().save_pretrained(tmp_path / "model")
+    done = pellucid(*STUDY, "model", "-n", "10")
+    told = " ".join(done.out.split())
+    assert "The habit is not shown, and what follows from it is exploratory: one frame has no interval" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("--delta", "0", "--delta"),
+        ("--delta", "inf", "delta must be a difference above 0, got inf"),
+        ("--corpus", "/nope.txt", "/nope.txt must be a file or a folder that exists"),
+    ],
+)
+def test_wrong_input_is_told_before_any_work(pellucid, option, value, match):
+    done = pellucid(*STUDY, "prose-2l-mixed", option, value)
+    assert done.status in (1, 2) and match in done.err
+    assert "loading" not in done.err
+
+
+def test_an_empty_corpus_is_told_before_any_work(pellucid, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    done = pellucid(*STUDY, "prose-2l-mixed", "--corpus", "empty.txt")
+    assert done.status == 1 and "must hold one document at least" in done.err and "loading" not in done.err

@@ -217,8 +217,20 @@ class TestFramesToDecide:
         n = int(many.n_to_decide[0])
         assert 0.77 <= decided(0.9, n, 0.01, paired=False, cells=50)[1] <= 0.85
 
+    def test_each_verdict_has_its_own_and_the_first_decides(self):
+        a, b = exactly(sample(6), 0.5, 1), exactly(sample(6, seed=1), 0, 1)
+        found = compare_groups(a, b, delta=0.6)
+        assert found.verdict == "undecided"
+        shared, different, _ = decided(0.5, int(found.n_to_differ), 0.6, paired=False)
+        assert 0.78 <= different <= 0.83
+        assert shared < 0.2
+        assert 0.78 <= decided(0.5, int(found.n_to_share), 0.6, paired=False)[0] <= 0.83
+        assert found.n_to_decide == found.n_to_differ < found.n_to_share
+        assert compare_groups(a, b, delta=0.4).n_to_share == np.inf
+
     def test_what_is_decided_needs_none(self):
-        assert np.isnan(compare_groups(sample(30), sample(30, seed=1), delta=2).n_to_decide)
+        found = compare_groups(sample(30), sample(30, seed=1), delta=2)
+        assert np.isnan([found.n_to_decide, found.n_to_differ, found.n_to_share]).all()
 
     def test_what_no_number_decides_is_infinite(self):
         assert compare_groups(np.array([-1.0, 1, -1, 1]), np.array([1.0, -1, 1, -1]), delta=1e-6).n_to_decide == np.inf

@@ -43,19 +43,25 @@ def contractions(
         pellucid study contractions --model gpt2 --out out/contractions
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     from pellucid.studies.contractions import contractions as find
+    from pellucid.studies.contractions_frames import check_delta
     from pellucid.studies.contractions_page import contractions_page
-    from pellucid.studies.contractions_parts import contexts
+    from pellucid.studies.contractions_parts import contexts, with_texts
     from pellucid.studies.result import check_vacant
     from pellucid.text.corpus import Corpus
 
+    check_delta(delta)
     if out is not None:
         check_vacant(out, overwrite=overwrite)
+    texts = None if corpus is None else Corpus(source=corpus)
+    if texts is not None:
+        next(iter(texts))  # what cannot be read is told before the work, not after it
     read = loaded(model)
     found = find(read, n=n, seed=seed, delta=delta, neurons=not no_neurons, progress=say)
     seen = None
-    if corpus is not None:
+    if texts is not None and found.figures["head"].value is not None:
         say("texts that excite the neurons found")
-        seen = contexts(read, found.measurements, Corpus(source=corpus))
+        seen = contexts(read, found.measurements, texts)
+        found = with_texts(found, seen)
     path = None if out is None else found.save(out, page=contractions_page(found, seen), overwrite=overwrite)
     if as_json:
         print_json(found.to_dict(page=path is not None))
@@ -68,15 +74,21 @@ def contractions(
 
 
 def print_contractions(found: "StudyResult") -> None:
-    """A table of what the study found."""
+    """A table of what the study found; of the parts that were compared, those alone that differ."""
+    from pellucid.studies.contractions_groups import CONTRASTS
+
     rows = []
     for name, figure in found.figures.items():
-        if figure.value is not None:
+        compared = name.split()[0] in ("groups", *CONTRASTS)
+        if figure.value is not None and not (compared and figure.label != "different"):
             words = name.replace("_", " ")
             sure = interval(figure.low, figure.high, figure.unit)
             rows.append([words, figure.label or "", number(figure.value, figure.unit), sure])
     if rows:
         print_table(["logits", "of", "value", "95 % interval"], rows)
+    habit = found.figures["habit"]
+    if habit.label == "not shown":
+        typer.echo(fill(f"The habit is not shown, and what follows from it is exploratory: {habit.reason}.", 78))
     missing = [figure.reason for figure in found.figures.values() if figure.value is None and figure.reason is not None]
     for reason in dict.fromkeys(missing):
         typer.echo(fill(f"Missing: {reason.rstrip('.')}.", 78, subsequent_indent="  "))

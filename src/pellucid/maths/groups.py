@@ -41,11 +41,18 @@ class GroupsCompared:
     """Of there being no difference, not corrected."""
     verdict: Shaped[np.ndarray, "*cells"]
     """``"shared"``, ``"different"`` or ``"undecided"``."""
-    n_to_decide: Float[np.ndarray, "*cells"]
-    """Frames in each group (if paired: in both); NaN where it is decided, or where one frame tells no spread."""
+    n_to_differ: Float[np.ndarray, "*cells"]
+    """Frames in each group (if paired: in both) at which it comes out different; NaN as for `n_to_decide`."""
+    n_to_share: Float[np.ndarray, "*cells"]
+    """Those at which it comes out shared."""
     n: tuple[int, int]
     """Frames of a and of b; prompts where no frames were given."""
     paired: bool
+
+    @property
+    def n_to_decide(self) -> Float[np.ndarray, "*cells"]:
+        """Whichever comes first; NaN where it is decided, or where one frame tells no spread."""
+        return np.asarray(np.minimum(self.n_to_differ, self.n_to_share))
 
 
 def compare_groups(
@@ -72,11 +79,12 @@ def compare_groups(
     tests, every interval is at 1 − 0.05 max(r, 1) / m, and exactly those r exclude 0. A cell that is both, surely
     different but by less than `delta`, is *shared*: such a difference was declared not to matter. Else *undecided*.
 
-    `n_to_decide` takes difference and spread to be what they look like, and is the smallest n at which one verdict is
-    reached with probability 0.8; since the other may be reached too, some verdict is more probable than that. With F
-    the noncentral t distribution, c its quantile without a difference, and s(n) the standard error at n:
-    *different*: 1 − F(c; d / s(n)) + F(−c; d / s(n)) at the corrected level; *shared*: F(−c; (d − δ) / s(n)) −
-    F(c; (d + δ) / s(n)) at level 0.05. Both are rough where the spread is, on few frames.
+    `n_to_differ` and `n_to_share` take difference and spread to be what they look like, and are the smallest n at which
+    that verdict is reached with probability 0.8. At `n_to_decide`, the smaller of them, some verdict is more probable
+    than that, since the other may be reached too. With F the noncentral t distribution, c its quantile without a
+    difference, and s(n) the standard error at n: *different*: 1 − F(c; d / s(n)) + F(−c; d / s(n)) at the corrected
+    level; *shared*: F(−c; (d − δ) / s(n)) − F(c; (d + δ) / s(n)) at level 0.05. Both are rough where the spread is, on
+    few frames.
 
     Args:
         a: ``[prompt *cells]``, real numbers.
@@ -132,10 +140,9 @@ def compare_groups(
         p_value = effect(ours - theirs, seed=seed).p_value if paired else _permuted(ours, theirs, seed)
     if not paired:  # else `effect` said so
         warn_of_level(min(len(ours), len(theirs)), int(seen_skewed(ours, theirs).sum()), prod(cells))
-    low, high, verdict, needed = _judged(spread, float(delta), 1 - interval)
-    parts = [np.asarray(x.reshape(cells)) for x in (spread.difference, low, high, p_value, verdict, needed)]
-    difference, low, high, p_value, verdict, needed = parts
-    return GroupsCompared(difference, low, high, p_value, verdict, needed, n=(len(ours), len(theirs)), paired=paired)
+    low, high, *judged = _judged(spread, float(delta), 1 - interval)
+    parts = [np.asarray(x.reshape(cells)) for x in (spread.difference, low, high, p_value, *judged)]
+    return GroupsCompared(*parts, n=(len(ours), len(theirs)), paired=paired)
 
 
 @dataclass(frozen=True)
@@ -186,8 +193,8 @@ def _welch(a: Float[np.ndarray, "m cells"], b: Float[np.ndarray, "n cells"]) -> 
     return _Spread(a.mean(axis=0) - b.mean(axis=0), np.sqrt(one + other), freedom, np.sqrt(ours + theirs), per_frame)
 
 
-def _judged(spread: _Spread, delta: float, alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Low, high, verdict and the frames that would decide."""
+def _judged(spread: _Spread, delta: float, alpha: float) -> tuple[np.ndarray, ...]:
+    """Low, high, verdict, and the frames at which it would differ, and be shared."""
     from scipy.special import stdtr, stdtrit
 
     known, difference, error, freedom = spread.known, spread.difference, spread.error, spread.freedom
@@ -200,16 +207,16 @@ def _judged(spread: _Spread, delta: float, alpha: float) -> tuple[np.ndarray, np
     low, high = np.where(known, difference - reach, np.nan), np.where(known, difference + reach, np.nan)
     within = np.abs(difference) - stdtrit(freedom, EQUIVALENCE_ALPHA) * error < delta
     verdict = np.where(known & within, "shared", np.where((low > 0) | (high < 0), "different", "undecided"))
-    needed = np.full(len(known), np.nan)
+    needed = np.full((2, len(known)), np.nan)
     open_ = known & (verdict == "undecided")
-    needed[open_] = _frames_needed(np.abs(difference[open_]), spread, open_, delta, level)
-    return low, high, verdict, needed
+    needed[:, open_] = _frames_needed(np.abs(difference[open_]), spread, open_, delta, level)
+    return low, high, verdict, *needed
 
 
 def _frames_needed(
     d: Float[np.ndarray, " open"], spread: _Spread, which: np.ndarray, delta: float, level: float
-) -> Float[np.ndarray, " open"]:
-    """The smallest n at which *different* or *shared* has the power asked for."""
+) -> Float[np.ndarray, "2 open"]:
+    """The smallest n at which *different*, and that at which *shared*, has the power asked for."""
     from scipy.special import nctdtr, ndtri, stdtrit
 
     of_one, per_frame = spread.of_one[which], spread.per_frame[which]
@@ -228,7 +235,7 @@ def _frames_needed(
     with np.errstate(divide="ignore"):  # what a normal distribution says, from where the search starts
         about_different = (of_one * (power - ndtri(level / 2)) / d) ** 2
         about_shared = (of_one * (power - ndtri(EQUIVALENCE_ALPHA)) / np.maximum(0, delta - d)) ** 2
-    needed = np.minimum(_first(different, about_different), _first(shared, about_shared))
+    needed = np.stack([_first(different, about_different), _first(shared, about_shared)])
     return np.where(needed > MOST, np.inf, needed)
 
 

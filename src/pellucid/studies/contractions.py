@@ -8,21 +8,30 @@ Source: the exploration of contractions in GPT-2 small, which found attention 7,
 null hypothesis.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pellucid.analysis.attribution import logit_attribution
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.hooked_transformer import HookedTransformer, record_of
-from pellucid.maths.groups import compare_groups
-from pellucid.measurement import Measurement
 from pellucid.pretrained.native import weights_hash
-from pellucid.studies import contractions_groups, contractions_parts
-from pellucid.studies.contractions_groups import DELTA
+from pellucid.studies import contractions_heads, contractions_parts
+from pellucid.studies.contractions_frames import (
+    DELTA,
+    by_frame,
+    by_group,
+    check_delta,
+    common_frames,
+    compared,
+    figure_of,
+    groups_of,
+    would_decide,
+)
+from pellucid.studies.contractions_groups import side_by_side
+from pellucid.studies.contractions_split import copied, logits_at_end, measured, split
 from pellucid.studies.result import Figure, Findings, StudyResult
 from pellucid.tasks.contractions import Contractions
 from pellucid.tasks.pairs import Pairs
@@ -30,11 +39,14 @@ from pellucid.tasks.pairs import Pairs
 FIGURES = {
     **dict.fromkeys(("metric_clean", "metric_corrupted", "habit", "pronoun_alone", "contraction_alone"), "logits"),
     **dict.fromkeys(("interaction", "pronoun_on_contractions", "pronoun_on_verbs", "copied_minus_not"), "logits"),
-    **dict.fromkeys(("head", "head_by_pattern", "head_by_v", "neuron"), "logits"),
-    "heads_write_alike": "cosine",
+    **dict.fromkeys(("head", "head_by_pattern", "head_by_v", "head_v_minus_pattern", "neuron"), "logits"),
+    **dict.fromkeys(("attends_most", "head_attends", "head_attends_to_verb"), "attention mass"),
+    **dict.fromkeys(("heads_write_alike", "heads_ov_alike"), "cosine"),
+    "texts": "activation",
     **dict.fromkeys(("parts_shared", "parts_different", "parts_undecided"), "parts"),
 }
 """Every figure, and its unit where it has no value."""
+NO_TEXTS = "no texts were given to look for it in; on the command line, --corpus PATH"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +70,25 @@ class Prompts:
                 pairs.answer is None or pairs.wrong is None or "contraction" not in pairs.positions
             ):
                 raise ArgumentError("prompts must have answers, wrong ones, and the position contraction")
-        if self.nouns is not None and len(self.nouns) != len(self.pairs):
+        if self.nouns is None:
+            return
+        if len(self.nouns) != len(self.pairs):
             raise ArgumentError(f"as many prompts are needed with nouns, got {len(self.nouns)} and {len(self.pairs)}")
+        for row in range(len(self.pairs)):
+            if not self._belong(self.nouns, row):
+                raise ArgumentError(
+                    "prompts with nouns must be the same up to the last token, with the same answers and groups, in "
+                    f"the same order; prompt {row} is another"
+                )
+
+    def _belong(self, nouns: Pairs, row: int) -> bool:
+        """Whether a prompt with a noun is the other one but for its last token."""
+        end, both = int(self.pairs.positions["end"][row]), (self.pairs[[row]], nouns[[row]])
+        places = [[getattr(of, side)[0, :end] for of in both] for side in ("clean", "corrupted")]
+        told = [[getattr(of, side)[0] for of in both] for side in ("answer", "wrong")]
+        at = [of.positions["contraction"] for of in both]
+        same = all(torch.equal(*x) for x in (*places, *told, at))
+        return same and (both[0].group, both[0].frame) == (both[1].group, both[1].frame)
 
     @classmethod
     def of(cls, model: HookedTransformer, *, n: int | None = None, seed: int = 0) -> "Prompts":
@@ -73,7 +102,7 @@ class Prompts:
 
 def contractions(
     model: HookedTransformer,
-    prompts: Prompts | None = None,
+    prompts: Prompts | Pairs | None = None,
     *,
     n: int | None = None,
     seed: int = 0,
@@ -85,40 +114,36 @@ def contractions(
 
     Args:
         model: Any model.
-        prompts: None: made by the task `contractions`.
+        prompts: None: made by the task `contractions`. Pairs: nothing is split, since there are none with nouns.
         n: How many prompts are made; None: one of each frame for each group.
         seed: Of the prompts.
-        delta: Logits; the smallest difference between groups that matters.
+        delta: Logits; what is smaller counts as nothing, of a habit and of a difference between groups.
         neurons: Whether every neuron is patched, which takes most of the time.
         progress: Told what comes next, before it comes.
 
     Returns:
-        The figures `FIGURES`, and the habit of each group. Where the tokenizer splits contractions they are null with
-        that reason; where the model has no such habit, what it has is shown, and the rest is null with that reason.
+        The figures `FIGURES`, the habit of each group, and the verdicts of `contractions_groups.side_by_side`. Where
+        the tokenizer splits contractions they are null with that reason; where the model has no such habit, what it has
+        is shown, and the rest is null with that reason. Where a habit is seen but not sure, all is measured, and the
+        setting ``exploratory`` says so.
+
+    Raises:
+        ArgumentError: `delta` is no difference above 0.
 
     Example:
         >>> found = contractions(HookedTransformer.from_pretrained("prose-2l-mixed"))
         >>> found.figures["habit"].value is None
         True
     """
+    check_delta(delta)
     say, found = progress or (lambda what: None), Findings()
     settings: dict[str, object] = {"delta": delta}
     try:
-        prompts = Prompts.of(model, n=n, seed=seed) if prompts is None else prompts
+        prompts = Prompts(prompts) if isinstance(prompts, Pairs) else prompts or Prompts.of(model, n=n, seed=seed)
     except TokenError as error:
         found.add(Findings.nothing(FIGURES, f"the prompts cannot be made for this model: {error}"))
     else:
-        settings |= {"prompts": len(prompts.pairs), "groups": list(dict.fromkeys(prompts.pairs.group or ()))}
-        say("does the model have the habit?")
-        reason = habit(model, prompts, found)
-        say("what each part writes")
-        for by in ("accumulated", "component", "head"):
-            found.measurements[f"attribution_{by}"] = logit_attribution(model, prompts.pairs, by=by)
-        if reason is None:
-            _parts(model, prompts, found, say, delta=delta, neurons=neurons)
-            settings["written"] = contractions_parts.written(model, found.measurements)
-        else:
-            found.add(Findings.nothing(FIGURES, reason, but=found.figures))
+        settings |= _study(model, prompts, found, say, delta=delta, neurons=neurons)
     record = record_of(model, task="contractions", seed=seed, settings=settings, weights_hash=weights_hash(model))
     name = model.record.model or "a model of no name"
     return StudyResult(
@@ -126,85 +151,7 @@ def contractions(
     )
 
 
-def habit(model: HookedTransformer, prompts: Prompts, found: Findings) -> str | None:
-    """The metric with and without the contraction, the split, and each group's habit; the reason if there is none."""
-    sides = {
-        "clean": logits_at_end(model, prompts.pairs),
-        "corrupted": logits_at_end(model, prompts.pairs, "corrupted"),
-    }
-    differences = {name: x[:, 0] - x[:, 1] for name, x in sides.items()}
-    _add(model, found, prompts, "metric_clean", differences["clean"])
-    _add(model, found, prompts, "metric_corrupted", differences["corrupted"])
-    _add(model, found, prompts, "habit", differences["clean"] - differences["corrupted"])
-    for group in dict.fromkeys(prompts.pairs.group or ()):
-        of_group = found.measurements["habit"]
-        rows = [at for at, name in enumerate(prompts.pairs.group or ()) if name == group]
-        found.figures[f"habit {group}"] = Figure.of(of_group.sel(prompt=rows).mean("prompt"))
-    _split(model, prompts, found, sides)
-    _copied(prompts, found)
-    seen = found.figures["habit"]
-    if seen.value is None or (seen.low if seen.low is not None else seen.value) <= 0:
-        return (
-            "the model cannot do it: a contraction before does not make it contract, by "
-            f"{'nothing' if seen.value is None else f'{seen.value:.2f}'} logits"
-        )
-    return None
-
-
-@torch.no_grad()
-def logits_at_end(model: HookedTransformer, pairs: Pairs, side: str = "clean") -> Tensor:
-    """``[prompt 2]``: the logit of the contraction and of the full verb, behind the last token."""
-    tokens, at, parts = getattr(pairs, side), pairs.positions["end"][:, None], []
-    both = _both(pairs)
-    for rows in torch.arange(len(pairs)).split(64):
-        logits = model.run(tokens[rows].to(model.device), logits_at=at[rows], padding_side="right").logits[:, 0]
-        parts.append(logits.gather(1, both[rows].to(logits.device)).double().cpu())
-    return torch.cat(parts)
-
-
-def _both(pairs: Pairs) -> Tensor:
-    """``[prompt 2]``: the contraction and the full verb."""
-    if pairs.answer is None or pairs.wrong is None:
-        raise ArgumentError("pairs must have answers and wrong ones, these lack some; give answer=… and wrong=…")
-    return torch.cat([pairs.answer[:, :1], pairs.wrong[:, :1]], 1)
-
-
-def _split(model: HookedTransformer, prompts: Prompts, found: Findings, sides: Mapping[str, Tensor]) -> None:
-    """What the pronoun brings alone, what the contraction does, and what both bring beyond the sum."""
-    names = ("pronoun_alone", "contraction_alone", "interaction", "pronoun_on_contractions", "pronoun_on_verbs")
-    if prompts.nouns is None:
-        found.figures |= {name: Figure(unit="logits", reason="there are no prompts without pronoun") for name in names}
-        return
-    nouns = {side: logits_at_end(model, prompts.nouns, side) for side in ("clean", "corrupted")}
-    whole, verb_only = (sides[side][:, 0] - sides[side][:, 1] for side in ("clean", "corrupted"))
-    contracted, neither = (nouns[side][:, 0] - nouns[side][:, 1] for side in ("clean", "corrupted"))
-    _add(model, found, prompts, "pronoun_alone", verb_only - neither)
-    _add(model, found, prompts, "contraction_alone", contracted - neither)
-    _add(model, found, prompts, "interaction", whole - verb_only - contracted + neither)
-    raised = sides["corrupted"] - nouns["corrupted"]
-    _add(model, found, prompts, "pronoun_on_contractions", raised[:, 0])
-    _add(model, found, prompts, "pronoun_on_verbs", raised[:, 1])
-
-
-def _copied(prompts: Prompts, found: Findings) -> None:
-    """Whether the habit is stronger where the contraction to come is the one that was seen."""
-    pairs, values = prompts.pairs, found.measurements["habit"].values
-    rows = torch.arange(len(pairs))
-    same = (pairs.clean[rows, pairs.positions["contraction"]] == _both(pairs)[:, 0]).numpy()
-    if same.all() or not same.any():
-        reason = "in all prompts or in none the contraction to come is the one that was seen"
-        found.figures["copied_minus_not"] = Figure(unit="logits", reason=reason)
-        return
-    frames = None
-    if pairs.frame is not None:
-        told = np.array(pairs.frame)
-        frames = (told[same].tolist(), told[~same].tolist())
-    both = compare_groups(values[same, None], values[~same, None], frames=frames, delta=DELTA)
-    numbers = (float(x[0]) for x in (both.difference, both.low, both.high))
-    found.figures["copied_minus_not"] = Figure.between(*numbers, unit="logits", label=str(both.verdict[0]))
-
-
-def _parts(
+def _study(
     model: HookedTransformer,
     prompts: Prompts,
     found: Findings,
@@ -212,29 +159,109 @@ def _parts(
     *,
     delta: float,
     neurons: bool,
+) -> dict[str, object]:
+    """All parts, or those that a model without the habit has; gives the settings."""
+    pairs = prompts.pairs
+    settings: dict[str, object] = {"prompts": len(pairs), "groups": ", ".join(groups_of(pairs))}
+    settings["frames_compared"] = len(common_frames(pairs))
+    say("does the model have the habit?")
+    found.add(habit(model, prompts, delta=delta))
+    say("what each part writes")
+    found.add(_written(model, pairs))
+    seen = found.figures["habit"]
+    settings["exploratory"] = not_shown(pairs, seen) if seen.label == "not shown" else None
+    if seen.label == "shown" or (seen.label == "not shown" and (seen.value or 0) > 0):
+        _parts(model, pairs, found, say, delta=delta, neurons=neurons)
+        settings["written"] = contractions_parts.written(model, found.measurements)
+    else:
+        reason = cannot(seen) if seen.label == "cannot" else not_shown(pairs, seen)
+        found.add(Findings.nothing(FIGURES, reason, but=found.figures))
+    return settings
+
+
+def habit(model: HookedTransformer, prompts: Prompts, *, delta: float) -> Findings:
+    """The metric with and without the contraction, whether that is a habit, of each group too; and the split.
+
+    The label of the figure ``habit`` is *shown*: its interval is above 0. *cannot*: it is below 0, or below `delta` or
+    as good as nothing while 0 is not left out. Else *not shown*, with the frames that would decide.
+    """
+    pairs, found = prompts.pairs, Findings()
+    ends = {side: logits_at_end(model, pairs, side) for side in ("clean", "corrupted")}
+    metric = {f"metric_{side}": x[:, 0] - x[:, 1] for side, x in ends.items()}
+    for name, values in (metric | {"habit": metric["metric_clean"] - metric["metric_corrupted"]}).items():
+        found.measurements[name] = measured(model, pairs, name, values)
+        found.figures[name] = Figure.of(found.measurements[name].mean("prompt"))
+    seen = found.measurements["habit"]
+    found.figures["habit"] = _habit(by_frame(seen), delta=delta)
+    if pairs.group is not None:
+        each = by_group(seen, pairs)
+        for group in groups_of(pairs):
+            found.figures[f"habit {group}"] = Figure.of(each.sel(group=group))
+    found.add(split(model, pairs, prompts.nouns, delta=delta))
+    found.figures["copied_minus_not"] = copied(model, pairs, seen, delta=delta)
+    return found
+
+
+def _habit(x: np.ndarray, *, delta: float) -> Figure:
+    both = compared(x, delta=delta)
+    value, low, high, needed = (float(y) for y in (both.difference, both.low, both.high, both.n_to_decide))
+    label = "not shown"
+    if low > 0:
+        label = "shown"
+    elif high <= 0 or high < delta or both.verdict == "shared":
+        label = "cannot"
+    figure = figure_of(value, low, high, label=label, needed=needed)
+    return replace(figure, reason=would_decide(needed)) if label == "not shown" and figure.value is not None else figure
+
+
+def cannot(seen: Figure) -> str:
+    """Why nothing else was measured."""
+    return f"the model cannot do it: a contraction before does not make it contract, by {_interval(seen)} logits"
+
+
+def not_shown(pairs: Pairs, seen: Figure) -> str:
+    """What would have to be so for a habit to be shown."""
+    if seen.value is None:
+        return str(seen.reason)
+    kind, many = ("prompts", len(pairs)) if pairs.frame is None else ("frames", len(set(pairs.frame)))
+    these = f"this one {kind[:-1]}" if many == 1 else f"these {many} {kind}"
+    return f"the habit is not shown with {these}: {_interval(seen)} logits; {seen.reason}"
+
+
+def _interval(seen: Figure) -> str:
+    sure = "" if seen.low is None or seen.high is None else f" [{seen.low:.2f}, {seen.high:.2f}]"
+    return f"{seen.value:.2f}{sure}"
+
+
+def _written(model: HookedTransformer, pairs: Pairs) -> Findings:
+    """What each part writes, and each head in each group."""
+    found = {f"attribution_{by}": logit_attribution(model, pairs, by=by) for by in ("accumulated", "component", "head")}
+    if pairs.group is not None:
+        for by in ("component", "head"):
+            found[f"attribution_{by}_by_group"] = by_group(found[f"attribution_{by}"], pairs)
+    return Findings(measurements=found)
+
+
+def _parts(
+    model: HookedTransformer,
+    pairs: Pairs,
+    found: Findings,
+    say: Callable[[str], None],
+    *,
+    delta: float,
+    neurons: bool,
 ) -> None:
     say("layers, from clean activations and from noise")
-    found.add(contractions_parts.layers(model, prompts.pairs))
+    found.add(contractions_parts.layers(model, pairs))
     say("heads, taken apart")
-    found.add(contractions_parts.heads_apart(model, prompts.pairs))
-    found.figures["heads_write_alike"] = contractions_parts.alike(model, prompts.pairs, found.measurements)
+    found.add(contractions_heads.heads_apart(model, pairs, delta=delta))
+    found.add(contractions_heads.attention(model, pairs, found.figures["head"].label))
+    found.add(contractions_heads.alike(model, pairs, found.measurements))
     if neurons:
         say("every neuron")
-        found.add(contractions_parts.neurons(model, prompts.pairs))
+        found.add(contractions_parts.neurons(model, pairs))
     else:
         found.figures["neuron"] = Figure(unit="logits", reason="neurons were left out")
+    found.figures["texts"] = Figure(unit="activation", reason=NO_TEXTS)
     say("groups side by side")
-    found.add(contractions_groups.compared(model, found.measurements, delta=delta))
-
-
-def _add(model: HookedTransformer, found: Findings, prompts: Prompts, name: str, values: Tensor) -> None:
-    measured = Measurement(
-        values,
-        ("prompt",),
-        unit="logits",
-        record=record_of(model, task="contractions", settings={"direction": "both"}),
-        name=name.replace("_", " "),
-        coords=prompts.pairs.labels,
-    )
-    found.measurements[name] = measured
-    found.figures[name] = Figure.of(measured.mean("prompt"))
+    found.add(side_by_side(model, found.measurements, pairs, delta=delta))

@@ -1,4 +1,4 @@
-"""The parts of the study of contractions that patch: layers, positions, heads taken apart, every neuron.
+"""The parts of the study of contractions that patch layers, positions and every neuron.
 
 In: a model and the prompts. Out: Measurements, all exact; denoising puts what is of the contracted sentence into the
 one written out, or into the contracted one whose contraction is buried in noise.
@@ -7,20 +7,16 @@ one written out, or into the contracted one whose contraction is buried in noise
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import torch
-
 from pellucid.analysis.contexts import Contexts
 from pellucid.analysis.neurons import top_contexts, written_tokens
-from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.analysis.texts import Texts
+from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.edits import Noise
 from pellucid.measurement import Measurement
-from pellucid.patching.sites import point
 from pellucid.patching.sweep import sweep
-from pellucid.studies.ioi_parts import heads_swept
-from pellucid.studies.result import Figure, Findings
+from pellucid.studies.contractions_frames import chosen, halves
+from pellucid.studies.result import Figure, Findings, StudyResult
 from pellucid.tasks.pairs import Pairs
-from pellucid.text.corpus import Corpus
 
 NOISE = 3.0
 """Standard deviations of the token embedding, added to that of the contraction (Meng et al. 2022 took three)."""
@@ -34,29 +30,32 @@ def sites_of(model: HookedTransformer) -> tuple[str, ...]:
 
 
 def layers(model: HookedTransformer, pairs: Pairs) -> Findings:
-    """Each layer's attention and MLP, at all positions and at each named one; from clean activations and from noise."""
-    found = Findings()
+    """Each layer's attention and MLP, at all positions and at each one; from clean activations and from noise."""
+    found, placed = Findings(), between(pairs)
     std = NOISE * float(model.W_E.detach().float().std())
-    noise = Noise("embed", pos="contraction", std=std)
     for site in sites_of(model):
-        for name, over in (("", ("layer",)), ("_by_position", ("layer", "position"))):
-            found.measurements[f"{site}{name}"] = sweep(model, pairs, site=site, over=over, progress=False)
-        found.measurements[f"{site}_from_noise"] = sweep(
-            model, pairs, site=site, over=("layer",), corrupt=noise, progress=False
-        )
+        for place, over in (("", ("layer",)), ("_by_position", ("layer", "position"))):
+            for how, corrupt in (("", None), ("_from_noise", Noise("embed", pos="contraction", std=std))):
+                found.measurements[f"{site}{place}{how}"] = sweep(
+                    model, placed, site=site, over=over, corrupt=corrupt, progress=False
+                )
     return found
 
 
-def heads_apart(model: HookedTransformer, pairs: Pairs) -> Findings:
-    """Each head: all of its output, its pattern alone, its values, queries and keys."""
-    attention, found = model.config.attention, heads_swept(model, pairs)
-    best = found.measurements["heads_z"].effect().best(1)
-    found.figures["head"] = Figure.best(best, otherwise="the model has no heads")
-    label = found.figures["head"].label
-    for site in ("pattern", "v"):
-        of_head = found.measurements[f"heads_{site}"].effect()
-        found.figures[f"head_by_{site}"] = _same_head(of_head, label, attention.n_heads // attention.kv_heads)
-    return found
+def between(pairs: Pairs) -> Pairs:
+    """The same with every token between the contraction and the end named: ``contraction+1`` …, ``end-1``.
+
+    As many are counted from the contraction as the shortest prompt has, and from the end what longer ones have besides:
+    in shorter prompts some tokens bear two names. Prompts more than twice as long have some in the middle without any.
+    """
+    first, end = pairs.positions["contraction"], pairs.positions["end"]
+    inside = end - first - 1
+    least, most = max(0, int(inside.min())), max(0, int(inside.max()))
+    back = min(least, most - least)
+    named = {f"contraction+{by}": first + by for by in range(1, least + 1)}
+    named |= {f"end-{by}": end - by for by in range(back, 0, -1)}
+    told = {name: places for name, places in pairs.positions.items() if name not in ("contraction", "end")}
+    return replace(pairs, positions=told | {"contraction": first} | named | {"end": end})
 
 
 def neurons(model: HookedTransformer, pairs: Pairs) -> Findings:
@@ -65,20 +64,27 @@ def neurons(model: HookedTransformer, pairs: Pairs) -> Findings:
     if model.config.mlp is None:
         found.figures["neuron"] = Figure(unit="logits", reason="the model has no MLPs")
         return found
-    effect = sweep(model, pairs, site="post", over=("layer", "neuron"), progress=False)
-    found.measurements["neurons"] = effect
-    found.figures["neuron"] = Figure.best(effect.effect().best(1), otherwise="no neuron changes anything")
+    swept = sweep(model, pairs, site="post", over=("layer", "neuron"), progress=False)
+    found.measurements["neurons"] = swept
+    top = held_out(swept.effect(), 1)
+    found.figures["neuron"] = top[0] if top else Figure(unit="logits", reason="no neuron changes anything")
+    return found
+
+
+def held_out(measured: Measurement, k: int) -> list[Figure]:
+    """The cells that matter most in either direction, chosen on one half of the prompts and measured on the other."""
+    means = halves(measured)[1].mean("prompt")
+    labels, data, found = means.labels, means.dataset, []
+    for at in chosen(measured, k):
+        numbers = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
+        found.append(Figure.between(*numbers, unit=measured.unit, label=labels[at]))
     return found
 
 
 def top_neurons(measurements: Mapping[str, Measurement], k: int = TOLD) -> list[str]:
-    """The names of the neurons of the largest effect, in either direction."""
-    effect = measurements.get("neurons")
-    if effect is None:
-        return []
-    means = effect.effect().mean("prompt").values
-    order = np.argsort(-np.abs(means).ravel(), kind="stable")[:k]
-    return [f"L{at // means.shape[1]}N{at % means.shape[1]}" for at in order.tolist()]
+    """The names of the neurons that matter most in either direction; the first is the one of the figure."""
+    swept = measurements.get("neurons")
+    return [] if swept is None else [str(figure.label) for figure in held_out(swept.effect(), k)]
 
 
 def written(model: HookedTransformer, measurements: Mapping[str, Measurement]) -> dict[str, list[str]]:
@@ -91,41 +97,20 @@ def written(model: HookedTransformer, measurements: Mapping[str, Measurement]) -
     return {label: [" ".join(map(repr, side)) for side in both] for label, both in zip(labels, rows, strict=True)}
 
 
-def contexts(model: HookedTransformer, measurements: Mapping[str, Measurement], texts: Corpus) -> Contexts | None:
+def contexts(model: HookedTransformer, measurements: Mapping[str, Measurement], texts: Texts) -> Contexts | None:
     """Where in some texts the neurons found are most active; None where there are none."""
     labels = top_neurons(measurements)
     return top_contexts(model, texts, what=labels, k=4, one_per="document") if labels else None
 
 
-@torch.no_grad()
-def alike(model: HookedTransformer, pairs: Pairs, measurements: Mapping[str, Measurement]) -> Figure:
-    """Whether the two heads of the largest effect write the same: the cosine of what they write at the end."""
-    means = measurements["heads_z"].effect().mean("prompt").values
-    if means.size < 2:
-        return Figure(unit="cosine", reason="there are no two heads")
-    two = [divmod(int(at), means.shape[1]) for at in np.argsort(-np.abs(means).ravel(), kind="stable")[:2]]
-    names, ends, each = [point("z", layer) for layer, _ in two], pairs.positions["end"], []
-    for rows in torch.arange(len(pairs)).split(64):
-        cache = model.run(pairs.clean[rows].to(model.device), reads=names, padding_side="right").cache
-        at = torch.arange(len(rows))
-        vectors = [
-            cache[point("z", layer)][at, ends[rows], head].double() @ model.blocks[layer].attn.W_O[head].double()
-            for layer, head in two
-        ]
-        each.append(torch.nn.functional.cosine_similarity(*vectors, dim=1).cpu())
-    record = record_of(model, task="contractions", settings={})
-    cosines = Measurement(
-        torch.cat(each), ("prompt",), unit="fraction", record=record, name="cosine", coords=pairs.labels
+def with_texts(found: StudyResult, seen: Contexts | None) -> StudyResult:
+    """The result with what the texts tell: how active the neuron of the figure is at its best place."""
+    if seen is None:
+        reason = "no neuron was found whose texts could be looked for"
+        return replace(found, figures=found.figures | {"texts": Figure(unit="activation", reason=reason)})
+    best = seen.of(seen.labels[0])[0]
+    at = f"{seen.labels[0]} at {best.words[best.at]!r}" if best.words else seen.labels[0]
+    top = Figure(unit="activation", value=float(best.value), label=at, reason="the largest of all has no interval")
+    return replace(
+        found, figures=found.figures | {"texts": top}, measurements=found.measurements | {"texts": seen.statistics}
     )
-    label = " and ".join(f"{layer}.{head}" for layer, head in two)
-    return replace(Figure.of(cosines.mean("prompt"), label=label), unit="cosine")
-
-
-def _same_head(effect: Measurement, label: str | None, group: int) -> Figure:
-    if label is None:
-        return Figure(unit=effect.unit, reason="no head was found")
-    layer, head = map(int, label.split("."))
-    axis = effect.dims[-1]
-    number = head // group if axis == "kv_head" else head
-    told = label if axis == "head" else f"{layer}.kv{number}"
-    return Figure.of(effect.sel(layer=layer, **{axis: number}).mean("prompt"), label=told)

@@ -35,6 +35,7 @@ FRAMES = numbered(
         "{S} learning to cook because {P}",
     ]
 )
+CURLED = "’"
 NEUTRAL = "people"
 """Stands for the last pronoun where the contraction alone is looked at."""
 
@@ -61,20 +62,26 @@ class Contractions(TemplateTask):
     n_default: ClassVar[int] = len(GROUPS) * 10
 
     def said_words(self, tokenizer: Any) -> dict[str, list[str]]:
-        """Also checks that contractions and verbs are single tokens behind their subjects.
+        """Also checks that contractions and verbs are single tokens behind each subject and each last pronoun.
 
         Raises:
             TokenError: A contraction is split, as it is by most tokenizers where the apostrophe is typographic.
         """
         found = super().said_words(tokenizer)
-        for contraction, verb in VERB.items():
-            for text in (contraction, f" {verb}"):
-                pieces = tokenizer.strings(tokenizer.encode(f"We{text}", add_special_tokens=False))
-                if len(pieces) != 2 or pieces[-1] != text:
-                    raise TokenError(
-                        f"{self.name} needs {text!r} to be one token behind a subject, got {pieces}; take a model "
-                        "whose vocabulary has it, and write it with a straight apostrophe"
-                    )
+        texts = {frame.name: frame.text for frame in self.frames}
+        texts |= {word: word for words in self.words.values() for word in words}
+        for where, text in texts.items():
+            if CURLED in text:
+                pieces = tokenizer.strings(tokenizer.encode(text, add_special_tokens=False))
+                raise TokenError(
+                    f"{self.name} must be written with straight apostrophes, got {CURLED} in {where!r}: {pieces}; "
+                    "write ' in its place"
+                )
+        subjects = [(subject, seen) for seen, subjects in SEEN.items() for subject in subjects]
+        pronouns = {group.split()[1]: None for group in self.groups}
+        for before, short in subjects + [(f" {pronoun}", CONTRACTION[pronoun]) for pronoun in pronouns]:
+            for text in (short, f" {VERB[short]}"):
+                _check_single(tokenizer, before, text, what=self.name)
         return found
 
     def _draw(self, words: Mapping[str, Sequence[str]], frame: Frame, group: str, draws: random.Random) -> Drawn:
@@ -87,3 +94,15 @@ class Contractions(TemplateTask):
         ]
         own = CONTRACTION[pronoun]
         return Drawn(sides[0], sides[1], own, f" {VERB[own]}", glued=True)
+
+
+def _check_single(tokenizer: Any, before: str, text: str, *, what: str) -> None:
+    """Whether a text is one token behind a word, and leaves that as it is."""
+    alone, pieces = (
+        tokenizer.strings(tokenizer.encode(whole, add_special_tokens=False)) for whole in (before, before + text)
+    )
+    if pieces != [*alone, text]:
+        raise TokenError(
+            f"{what} needs {text!r} to be one token behind {before!r}, got {pieces}; take a model whose vocabulary has "
+            "it, and write it with a straight apostrophe"
+        )
