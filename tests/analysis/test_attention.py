@@ -4,13 +4,36 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid.analysis.attention import rest_scores
+from pellucid.analysis.attention import Cells, masses, rest_scores
 from pellucid.analysis.heads import INDUCTION, head_scores, prefix_matching
 from pellucid.analysis.repeated import repeated_tokens
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError
+from tests.models import CONFIGS, D_VOCAB, model_of
 from tests.reference.heads import attention_on
 
 S = 5
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_masses_are_means_of_single_cells(config, monkeypatch):
+    model = model_of(config, dtype=torch.float64).requires_grad_(False)
+    tokens = torch.randint(D_VOCAB, (5, 9), generator=torch.Generator().manual_seed(0))
+    counted = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)) < 0.7
+    counted[:, 0] = True
+    cells = [Cells(torch.tensor([2, 7, 8]), torch.tensor([0, 6, 8]), told) for told in (None, counted)]
+    expected = torch.zeros(5, 2, model.config.n_layers, model.config.attention.n_heads, dtype=torch.float64)
+    for prompt in range(5):
+        _, cache = model.run_with_cache(tokens[prompt : prompt + 1])
+        for i, cell in enumerate(cells):
+            kept = [c for c in range(3) if cell.counted is None or cell.counted[prompt, c]]
+            for layer in range(model.config.n_layers):
+                for c in kept:
+                    q, k = int(cell.queries[c]), int(cell.keys[c])
+                    expected[prompt, i, layer] += cache["pattern", layer][0, :, q, k] / len(kept)
+    torch.testing.assert_close(masses(model, tokens, cells), expected)
+    monkeypatch.setattr("pellucid.analysis.reading.NUMBERS", 1)  # a prompt at a time
+    torch.testing.assert_close(masses(model, tokens, cells), expected)
+    assert not model.board
 
 
 def test_rest_is_the_attention_to_bos_from_each_half(make_model):
@@ -51,8 +74,8 @@ def test_rest_needs_a_bos(make_model):
 def test_prefix_matching_sums_over_all_earlier_copies(make_model, monkeypatch, d_vocab):
     model = make_model(d_vocab=d_vocab)
     seen = []
-    plain = type(model).run_with_hooks
-    monkeypatch.setattr(type(model), "run_with_hooks", lambda self, t, **k: (seen.append(t), plain(self, t, **k))[1])
+    plain = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, t, **k: (seen.append(t), plain(self, t, **k))[1])
     found = prefix_matching(model, batch=3, seed=1)
     monkeypatch.undo()
     n = min(25, (model.cfg.n_ctx - 1) // 4)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pellucid import AttentionConfig, HookedTransformer
-from pellucid.analysis.compose import composition
+from pellucid import AttentionConfig, HookedTransformer, LayerNorm
+from pellucid.analysis.compose import composition, strongest_by_chance
 from pellucid.base.errors import ArgumentError
 from pellucid.model.wired import induction_pair
 from pellucid.pretrained.processing import Processing, process
@@ -47,6 +47,27 @@ def test_random_heads_have_what_chance_gives():
     assert abs(later.mean()) < 0.03 * found.dataset["baseline"].item()
     assert composition(model, seed=0).values.tolist() == found.values.tolist()
     assert composition(model, seed=1).dataset["baseline"].item() != found.dataset["baseline"].item()
+
+
+@pytest.mark.parametrize("norm", [None, LayerNorm()])
+def test_the_strongest_by_chance_is_that_of_random_models(norm):
+    """The same in the mean as what models of random weights have, through queries, keys and values alike."""
+    attention = AttentionConfig(n_heads=3, d_head=4)
+    config = config_of(n_layers=3, d_model=12, attention=attention, norm=norm)
+    chance = strongest_by_chance(HookedTransformer(config, seed=0, device="cpu"), draws=200)
+    assert chance.shape == (200, 3, 3) and bool(chance[:, 0].isnan().all())
+    found = []
+    for seed in range(60):
+        raw = composition(HookedTransformer(config, seed=seed, device="cpu")).dataset["raw"].values
+        found.append([raw[: 3 * n, 3 * n : 3 * n + 3].max(0) for n in (1, 2)])
+    for layer in (1, 2):
+        per_model = np.mean([one[layer - 1] for one in found], (1, 2))
+        away = 4 * np.hypot(per_model.std() / 60**0.5, float(chance[:, layer].mean(1).std()) / 200**0.5)
+        assert float(chance[:, layer].mean()) == pytest.approx(per_model.mean(), abs=away)
+    assert float(chance[:, 2].mean()) > float(chance[:, 1].mean())
+    for wide in (AttentionConfig(n_heads=2, d_head=20), AttentionConfig(n_heads=2, d_head=1)):
+        other = strongest_by_chance(HookedTransformer(config.change(attention=wide), seed=0, device="cpu"), draws=3)
+        assert bool((other[:, 1:] > 0).all()) and bool((other[:, 1:] <= 1).all())
 
 
 def test_a_planted_pair_composes_through_keys_and_nothing_else_does():

@@ -62,7 +62,7 @@ def test_a_control_leaves_accidental_matches_out(make_model, rule):
 
     queries = LITERAL[INDUCTION][0][0] if rule is None else range(S - 1, 2 * S + 1)
     expected = attention_on(model, control.tokens, queries, lambda p: p - S + 1, counts)
-    np.testing.assert_allclose(head_scores(model, control, INDUCTION).values, expected, atol=1e-6)
+    np.testing.assert_allclose(head_scores(model, control, INDUCTION).values, expected, atol=5e-6)
 
 
 def test_grouped_queries_have_a_score_for_each_query_head(make_model):
@@ -89,18 +89,20 @@ def test_all_roles_together_are_each_alone(make_model):
     assert score.dims == control.dims == ("prompt", "role", "layer", "head")
     others = unrepeated_tokens(model, seq_len=S, batch=3)
     for role in ROLES:
-        np.testing.assert_allclose(score.sel(role=role.name).values, head_scores(model, tokens, role).values)
+        np.testing.assert_allclose(score.sel(role=role.name).values, head_scores(model, tokens, role).values, atol=1e-6)
         if role.repeated:
-            np.testing.assert_allclose(control.sel(role=role.name).values, head_scores(model, others, role).values)
+            np.testing.assert_allclose(
+                control.sel(role=role.name).values, head_scores(model, others, role).values, atol=1e-6
+            )
 
 
-def test_all_roles_take_one_pass_and_their_controls_another(make_model):
+def test_all_roles_and_their_controls_take_one_pass(make_model):
     model = make_model()
     seen = []
     tokens = repeated_tokens(model, seq_len=S, batch=3)
     with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: seen.append(len(x)))]):
         role_scores(model, tokens)
-    assert seen == [3, 3]
+    assert seen == [6]
 
 
 def test_the_control_of_roles_that_need_no_repetition_is_uniform_attention(make_model):

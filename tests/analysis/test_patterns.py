@@ -1,17 +1,18 @@
 """Statistics of attention, against loops over the cells of cached patterns."""
 
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pellucid import HookedTransformer
 from pellucid.analysis import pattern_statistics, texts
-from pellucid.analysis.attention import Cells, warn_of_rest
+from pellucid.analysis.attention import Cells, masses, warn_of_rest
 from pellucid.analysis.heads import PREVIOUS, head_scores
 from pellucid.analysis.patterns import PatternStatistics
 from pellucid.analysis.task_heads import attention_from, previous_attention
-from pellucid.analysis.zoo_attention import patterns_reduced
 from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError
 from pellucid.tasks.pairs import Pairs
 from pellucid.text.vocabulary import integer_vocabulary
@@ -114,23 +115,33 @@ def test_what_has_no_patterns_is_refused(toy):
         pattern_statistics(toy, torch.tensor([[5, 6, 7]]))
 
 
-def test_whoever_averages_patterns_is_warned_where_heads_rest_on_bos():
-    """All queries look at the first token: its key is large, and nothing else tells keys apart."""
+@pytest.mark.parametrize("bos", [True, False])
+def test_whoever_averages_patterns_is_warned_where_heads_rest_on_the_first_token(bos):
+    """All queries look at position 0, whatever stands there; it is called BOS where it is, and only there."""
     model = HookedTransformer(config_of(n_layers=1), integer_vocabulary(17), seed=0).requires_grad_(False)
+    model.pos_embed.W_pos.zero_()
+    model.pos_embed.W_pos[0, 0] = 100.0
     for block in model.blocks:
-        block.attn.W_Q.zero_(), block.attn.b_Q.fill_(8.0), block.attn.W_K.zero_(), block.attn.b_K.zero_()
-        block.attn.W_K[:] = model.embed.W_E[0][:, None] * 50
-    tokens = torch.cat([torch.zeros(3, 1, dtype=torch.long), torch.randint(1, 17, (3, 9))], 1)
-    _, cache = model.run_with_cache(tokens)
-    rests = torch.stack([cache["pattern", layer][..., 1:, 0].mean((0, 2)) for layer in range(1)])
-    assert float((rests >= 0.5).double().mean()) > 0.5
+        block.attn.W_Q.zero_(), block.attn.W_K.zero_()
+        block.attn.b_Q[..., 0], block.attn.W_K[:, 0, 0] = 100.0, 1.0
+    if not bos:
+        model.tokenizer.policy = replace(model.tokenizer.policy, prepend_bos=False)
+    tokens = torch.randint(1, 17, (3, 10), generator=torch.Generator().manual_seed(0))
+    if bos:
+        tokens[:, 0] = 0
     pairs = Pairs.from_tokens(tokens, tokens)
     ways = {
         "head_scores": lambda: head_scores(model, tokens, PREVIOUS),
         "attention_from": lambda: attention_from(model, pairs, "end"),
         "previous_attention": lambda: previous_attention(model, pairs),
-        "patterns_reduced": lambda: patterns_reduced(model, tokens, [Cells(torch.tensor([3]), torch.tensor([2]))]),
+        "masses": lambda: masses(model, tokens, [Cells(torch.tensor([3]), torch.tensor([2]))]),
+        "pattern_statistics": lambda: pattern_statistics(model, tokens),
     }
-    for way in ways.values():
-        with pytest.warns(MisreadWarning, match="of the heads rest on BOS"):
+    for name, way in ways.items():
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
             way()
+        said = [str(one.message) for one in seen]
+        where = "BOS" if bos else "the first token"
+        assert any(f"of the heads rest on {where}:" in text for text in said), (name, said)
+        assert bos or not any("rest on BOS" in text for text in said)

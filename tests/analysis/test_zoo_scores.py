@@ -4,21 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid import HookedTransformer, LayerNorm, MLPConfig, Rotary, Shortformer
-from pellucid.analysis.attention import masses
-from pellucid.analysis.compose import composition
-from pellucid.analysis.copying import copying_score
-from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, ROLES, SELF, Role, cells_of, role_scores
+from pellucid import MLPConfig, Rotary, Shortformer
+from pellucid.analysis.heads import (
+    BOS,
+    DUPLICATE,
+    INDUCTION,
+    PREVIOUS,
+    ROLES,
+    SELF,
+    Role,
+    RoleScores,
+    head_scores,
+    role_scores,
+)
 from pellucid.analysis.repeated import repeated_tokens, unrepeated_tokens
-from pellucid.analysis.zoo_attention import attention_roles, patterns_reduced
+from pellucid.analysis.zoo_attention import attention_roles
 from pellucid.analysis.zoo_roles import ZOO, role_named
-from pellucid.analysis.zoo_scores import Found, Zoo, zoo
-from pellucid.analysis.zoo_weights import SERIES, copy_suppression, successions, successor
-from pellucid.base.errors import ArgumentError, MisreadWarning, TokenError, UnknownNameError
-from pellucid.base.record import Record
+from pellucid.analysis.zoo_scores import Zoo, zoo
+from pellucid.base.errors import ArgumentError, MisreadWarning, UnknownNameError
 from pellucid.measurement import Measurement
-from pellucid.text.vocabulary import integer_vocabulary
-from tests.models import CONFIGS, D_VOCAB, model_of
+from tests.models import unchecked
 
 
 def literal_patterns(model, tokens):
@@ -41,7 +46,7 @@ def literal_stripe(patterns, queries, back, counted=None):
 # Attention
 
 
-def test_one_pass_gives_what_two_passes_gave(make_model):
+def test_roles_one_by_one_are_those_together(make_model):
     model = make_model(d_vocab=12)  # less than 2S tokens: accidental matches are left out
     tokens = repeated_tokens(model, seq_len=8, batch=5, seed=1)
     score, control = role_scores(model, tokens)
@@ -78,18 +83,6 @@ def test_stripes_are_means_of_their_cells(make_model):
     np.testing.assert_allclose(found["BOS"][0].values, to_bos, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_a_pass_that_ends_at_the_last_pattern_reads_what_a_whole_one_does(config, monkeypatch):
-    model = model_of(config).requires_grad_(False)
-    tokens = torch.randint(D_VOCAB, (5, 9), generator=torch.Generator().manual_seed(0))
-    cells = [cells_of(Role(name="two back", back=2), tokens, bos=False), cells_of(SELF, tokens, bos=False)]
-    whole = masses(model, tokens, cells)
-    torch.testing.assert_close(patterns_reduced(model, tokens, cells), whole)
-    monkeypatch.setattr("pellucid.analysis.reading.NUMBERS", 1)  # a prompt at a time
-    torch.testing.assert_close(patterns_reduced(model, tokens, cells), whole, rtol=1e-5, atol=1e-6)
-    assert not model.board
-
-
 def test_nothing_behind_the_last_pattern_is_computed(make_model):
     model, seen = make_model(mlp=MLPConfig(d_mlp=8)), []
     model.add_hook("resid_post", lambda x, hook: seen.append(hook.name))
@@ -104,156 +97,43 @@ def test_a_model_without_layers_has_no_scores(make_model):
     assert found["induction"].best() is None
 
 
+def test_a_control_handed_in_is_scored_as_head_scores_does(make_model):
+    """Its own accidental matches are left out, too."""
+    model = make_model(d_vocab=7)
+    control = unrepeated_tokens(model, seq_len=5, batch=6, seed=3)
+    assert control.matches.any()
+    expected = head_scores(model, control, INDUCTION).values
+    np.testing.assert_allclose(attention_roles(model, control, [INDUCTION])["induction"][0].values, expected, atol=1e-6)
+    np.testing.assert_allclose(role_scores(model, control, [INDUCTION]).score.values[:, 0], expected, atol=1e-6)
+
+
+def test_roles_of_one_name_are_refused_and_equal_ones_are_told_apart(make_model):
+    model = make_model()
+    tokens = repeated_tokens(model, seq_len=5, batch=3)
+    with pytest.raises(ArgumentError, match="roles must have different names, got positional 2, positional 2"):
+        attention_roles(model, tokens, [Role(name="positional 2", back=2)], offsets=[2])
+    both = attention_roles(model, tokens, [Role(name="two back", back=2)], offsets=[2])
+    assert np.abs(both["two back"][0].values - both["positional 2"][0].values).max() > 1e-4
+    np.testing.assert_allclose(
+        both["two back"][0].values, head_scores(model, tokens, Role(name="odd", back=2)).values, atol=1e-6
+    )
+
+
+def test_records_tell_which_tokens_were_read(make_model):
+    tokens = repeated_tokens(make_model(), seq_len=5, batch=3, seed=4)
+    found = attention_roles(make_model(), tokens, [INDUCTION, PREVIOUS], offsets=[2])
+    read = {name: [part.record.settings["repeated"] for part in both] for name, both in found.items()}
+    assert read == {"induction": [True, False], "previous token": [True, True], "positional 2": [False, False]}
+    assert {part.record.seed for both in found.values() for part in both} == {4}
+    control = role_scores(make_model(), tokens, [INDUCTION]).control
+    assert control.record.settings["repeated"] is False
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_a_positional_role_looks_back(make_model, k):
     model = make_model()
     with pytest.raises(ArgumentError, match="offset of a positional role must be 1 or more"):
         attention_roles(model, repeated_tokens(model, seq_len=4, batch=2), offsets=[k])
-
-
-# Weights
-
-
-def literal_ov(model, layer, head, ids):
-    """Rows of the dense ``W_E W_V W_O W_U``, norms in it but for their scales, which change no rank."""
-    block, E = model.blocks[layer], model.W_E[ids].double()
-    if model.config.mlp is not None and layer:
-        E = E + model.blocks[0].mlp(model.blocks[0].ln2(model.W_E[ids][None]))[0].double()
-
-    def weighted(norm, x):
-        w = getattr(norm, "w", None)
-        x = x - x.mean(-1, keepdim=True) if isinstance(model.config.norm, LayerNorm) else x
-        return x if w is None else x * w.double()
-
-    n_kv = len(block.attn.W_V)
-    W_V = block.attn.W_V[head * n_kv // model.config.attention.n_heads].double()
-    read = weighted(block.ln1, E)
-    written = read @ W_V @ block.attn.W_O[head].double()
-    return weighted(model.ln_final, written) @ model.W_U.double()
-
-
-@pytest.mark.parametrize("config", ["gpt2", "llama", "attention only", "bare"])
-def test_copy_suppression_is_what_the_dense_matrix_says(config, monkeypatch):
-    model = model_of(config).requires_grad_(False)
-    monkeypatch.setattr("pellucid.analysis.zoo_weights.BOTTOM", 3)
-    monkeypatch.setattr("pellucid.analysis.zoo_weights.PART", 40)  # two rows at a time
-    found = copy_suppression(model)
-    ids = list(range(D_VOCAB))
-    for layer in range(2):
-        for head in range(4):
-            matrix = literal_ov(model, layer, head, torch.tensor(ids))
-            ours = 0
-            for i in ids:
-                row = matrix[i].tolist()
-                lower = sum(x < row[i] for x in row)
-                ours += lower < 3 and row[i] < sum(row) / len(row)
-            assert float(found.values[layer, head]) == pytest.approx(ours / len(ids)), (layer, head)
-    assert found.values.max() > 0
-    assert found.record.settings["tokens"] == D_VOCAB
-
-
-def suppressing(n=40):
-    """One head, whose OV takes off what it reads; and the same with the other sign, and one that writes nothing."""
-    from pellucid import AttentionConfig, Config
-
-    attention = AttentionConfig(n_heads=3, d_head=n)
-    config = Config(n_layers=1, d_model=n, d_vocab=n, n_ctx=8, attention=attention, norm=None)
-    model = HookedTransformer(config, integer_vocabulary(n), seed=0, device="cpu").requires_grad_(False)
-    model.load_state_dict(model.state_dict() | {"embed.W_E": torch.eye(n), "unembed.W_U": torch.eye(n)})
-    for head, sign in enumerate((-1.0, 1.0, 0.0)):
-        model.blocks[0].attn.W_V[head] = torch.eye(n)
-        model.blocks[0].attn.W_O[head] = sign * torch.eye(n)
-    return model
-
-
-def test_a_head_that_takes_off_what_it_reads_suppresses_and_one_that_writes_nothing_does_not():
-    found = zoo(suppressing(), ["copy_suppression", "copying"])
-    assert found["copy_suppression"].players() == ["0.0"]
-    assert found["copying"].players() == ["0.1"]
-    np.testing.assert_allclose(found.scores["copy_suppression"].values, [[1, 0, 0]])
-
-
-def test_copy_suppression_can_be_asked_of_some_tokens(toy):
-    found = copy_suppression(toy, sample=20, seed=3)
-    assert found.record.settings["tokens"] == 20 and found.record.seed == 3
-    with pytest.raises(ArgumentError, match="sample must be 2 or more tokens, got 1"):
-        copy_suppression(toy, sample=1)
-
-
-def test_a_successor_head_writes_for_the_next_number():
-    n = 40
-    model = suppressing(n)
-    model.blocks[0].attn.W_O[0] = torch.eye(n).roll(1, 1)  # token i writes for token i + 1
-    model.blocks[0].attn.W_O[1] = torch.eye(n).roll(2, 1)  # the one after that: knows the row, not its order
-    found = zoo(model, ["successor"])["successor"]
-    assert found.players() == ["0.0"] and found.test is None
-    assert found.score is not None and found.control is not None
-    # 1 … 9: 0 is BOS. All eight that have a next one; with two on, all but the last, of seven others each.
-    np.testing.assert_allclose(found.score.values, [[1, 0, 0]])
-    np.testing.assert_allclose(found.control.values, [[0, 7 / 8 / 7, 0]])
-    assert found.score.record.settings["tokens"] == 8
-    assert found.score.record.settings["series"] == ["digits"]
-
-
-def test_successor_is_the_argmax_of_the_dense_matrix(make_model):
-    model = make_model(mlp=MLPConfig(d_mlp=10)).requires_grad_(False)
-    rows, _ = successions(model)
-    found = successor(model)
-    for layer in range(2):
-        for head in range(3):
-            matrix = literal_ov(model, layer, head, torch.tensor([now for now, _, _ in rows]))
-            right = np.mean([int(row.argmax()) == then for row, (_, then, _) in zip(matrix, rows, strict=True)])
-            assert float(found.values[layer, head]) == pytest.approx(right)
-
-
-def test_ordinals_are_those_that_the_tokenizer_has():
-    model = HookedTransformer.from_pretrained("prose-2l-mixed", device="cpu")
-    rows, names = successions(model)
-    texts = {(model.tokenizer.decode([now]), model.tokenizer.decode([then])) for now, then, _ in rows}
-    assert (" one", " two") in texts and (" first", " second") in texts
-    assert not any("third" in text for pair in texts for text in pair)  # two tokens here
-    assert set(names) <= set(SERIES) and "days" not in names
-    assert all(now in row and then in row for now, then, row in rows)
-
-
-def test_a_tokenizer_without_ordinals_has_no_successor_and_says_so(make_model):
-    for model in (make_model(tokenizer=False), make_model(d_vocab=2)):
-        with pytest.raises(TokenError, match="two neighbours of some row"):
-            successor(model)
-        found = zoo(model, ["successor"])["successor"]
-        assert found.score is None and found.rows() == [] and found.players() == []
-        assert "as single tokens" in found.reason
-
-
-def test_other_vocabularies_on_the_way_out_have_a_reason(make_model):
-    model = make_model(d_vocab_out=7)
-    found = zoo(model, ["copying", "copy_suppression", "successor"])
-    assert found.scores == {}
-    assert all("d_vocab_out=7" in one.reason for one in found.found.values())
-
-
-def test_composition_tells_the_strongest_earlier_head(make_model):
-    model = make_model(n_layers=3)
-    pairs = composition(model)
-    for name in "qkv":
-        one = zoo(model, [f"{name}_composition"])[f"{name}_composition"]
-        by_head = {row.head: row for row in one.rows()}
-        for head in ("0.0", "0.2"):
-            assert by_head[head].partner is None and np.isnan(by_head[head].score) and by_head[head].plays is False
-        for head in ("1.1", "2.0", "2.2"):
-            earlier = [f"{layer}.{n}" for layer in range(int(head[0])) for n in range(3)]  # others are 0, not less
-            into = pairs.sel(sender=earlier, receiver=head, input=name)
-            row = by_head[head]
-            assert row.partner == into.top(1).labels[0].split(" ")[0]
-            assert row.score - row.control == pytest.approx(float(into.values.max()))
-
-
-def test_copying_is_the_known_score(toy):
-    one = zoo(toy, ["copying"])["copying"]
-    assert one.score is not None and one.control is not None
-    known = copying_score(toy)
-    np.testing.assert_array_equal(one.score.values, known.values)
-    np.testing.assert_array_equal(one.control.values, known.dataset["control"].values)
 
 
 # What is said
@@ -285,39 +165,6 @@ def test_the_test_is_of_the_difference_by_prompt_corrected_over_heads(toy, corre
         assert row.p == expected[layer, head]
     gaps = [row.score - row.control for row in one.rows()]
     assert gaps == sorted(gaps, reverse=True)
-
-
-def made(values, control=0.0, frames=None, **more):
-    dims, told = ("prompt", "layer", "head"), {"unit": "attention mass", "record": Record()}
-    told |= {} if frames is None else {"coords": {"frame": ("prompt", frames)}}
-    score = Measurement(values, dims, **told)
-    return Found.of(role_named("induction"), score, Measurement(np.full(score.shape, control), dims, **told), **more)
-
-
-def test_what_is_large_but_unsure_or_sure_but_small_is_no_yes():
-    draws = np.random.default_rng(0)
-    values = np.stack(
-        [0.9 + 0.01 * draws.normal(size=12), 0.15 * draws.normal(size=12) * 8, 0.02 + 0.001 * draws.normal(size=12)], -1
-    )[:, None]
-    values[:, 0, 1] += 0.12 - values[:, 0, 1].mean()
-    one = made(values)
-    assert {row.head: row.plays for row in one.rows()} == {"0.0": True, "0.1": False, "0.2": False}
-    by_head = {row.head: row for row in one.rows()}
-    assert by_head["0.1"].p > 0.05 and by_head["0.2"].p < 0.05
-
-
-def test_a_barred_head_comes_last_and_is_not_chosen():
-    values = np.tile([[0.9, 0.5, 0.0]], (8, 1, 1)) + 0.01 * np.random.default_rng(0).normal(size=(8, 1, 3))
-    one = made(values, frames=list("abcdefgh"), barred=np.array([[True, False, False]]))
-    assert one.players() == ["0.1"] and one.rows()[-1].head == "0.0"
-    best = one.best()
-    assert best is not None and best.labels == ["0.1"]
-
-
-def test_prompts_of_one_frame_count_as_one():
-    values = 0.5 + 0.01 * np.random.default_rng(0).normal(size=(12, 1, 1))
-    alone, framed = (made(values, frames=frames) for frames in (None, list("aabbccddeeff")))
-    assert alone.rows()[0].p == pytest.approx(2**-11) and framed.rows()[0].p == pytest.approx(2**-5)
 
 
 def test_the_best_head_is_chosen_on_one_half_and_measured_on_the_other(toy):
@@ -353,6 +200,66 @@ def test_an_offset_beyond_the_prompt_has_a_reason(make_model):
     assert found["positional_7"].score is not None
     assert found["positional_8"].reason == "no token lies 8 back in prompts of 9 tokens"
     assert "no token lies 9 back" in found["positional_9"].reason
+
+
+@pytest.mark.filterwarnings("ignore:no single cell")
+def test_positional_roles_are_told_from_shuffled_text_where_it_is_given(make_model):
+    model, draws = make_model(), torch.Generator().manual_seed(3)
+    texts = [[0, *range(1, 13)], [0, 5, 6], [0, *range(20, 32)], [0, *range(8, 20)]]
+    found = zoo(model, ["positional_2", "self"], seq_len=6, batch=2, seed=3, texts=texts)
+    rows = torch.tensor([texts[0], texts[2]])  # the first two that are long enough, each in an order of its own
+    for row in rows:
+        row[1:] = row[1 + torch.randperm(12, generator=draws)]
+    one = found["positional_2"]
+    expected = literal_stripe(literal_patterns(model, rows), range(3, 13), 2)
+    np.testing.assert_allclose(one.score.values, expected, atol=1e-6)
+    np.testing.assert_allclose(one.control.values, np.mean([1 / (p + 1) for p in range(3, 13)]), rtol=1e-6)
+    assert one.role.about == "attends 2 back, on shuffled text"
+    assert one.score.record.settings == {"texts": "shuffled", "batch": 2, "length": 13, "bos": True}
+    assert "texts" not in found["self"].score.record.settings
+    plain = zoo(model, ["positional_2"], seq_len=6, batch=12)["positional_2"]
+    assert plain.role.about == "attends 2 back, on random tokens that do not repeat"
+    with pytest.raises(ArgumentError, match="texts must hold a row of 13 tokens, BOS included, got none"):
+        zoo(model, ["positional_2"], seq_len=6, batch=2, texts=[[0, 1, 2, 3]])
+
+
+def test_a_head_that_does_it_at_one_distance_alone_is_no_induction_head(toy, monkeypatch):
+    plain, asked = role_scores, []
+
+    def without_one(model, tokens, roles):
+        asked.append((tokens.seq_len, len(tokens.tokens)))
+        score, control = (
+            Measurement(x.values, x.dims, unit=x.unit, record=x.record) for x in plain(model, tokens, roles)
+        )
+        values = score.values.copy()
+        values[..., 1, 0] = control.values[..., 1, 0]
+        return RoleScores(Measurement(values, score.dims, unit=score.unit, record=score.record), control)
+
+    monkeypatch.setattr("pellucid.analysis.zoo_scores.role_scores", without_one)
+    one = zoo(toy, ["induction"], batch=12)["induction"]
+    assert asked == [(33, 4), (25, 4)]
+    assert sorted(one.players()) == ["1.1", "1.2", "1.3"] and one.rows()[-1].head == "1.0"
+    assert one.bars() == {"does so where the copy begins after 50 tokens, and not after 33 or 25": ["1.0"]}
+    assert "study induction" in one.role.note
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"roles": "induction"}, r"roles must be a list of names, got 'induction'; write \['induction'\]"),
+        ({"roles": [3]}, "role must be a name such as 'induction', got 3"),
+        ({"seq_len": "5"}, "seq_len must be 2 or more, a whole number, got '5'"),
+        ({"seq_len": -4}, "seq_len must be 2 or more, a whole number, got -4"),
+        ({"batch": 0}, "batch must be 1 or more, a whole number, got 0"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"seed": 2**63}, r"seed must lie below 2\^63"),
+        ({"alpha": 2.0}, "alpha must lie between 0 and 1, got 2"),
+        ({"correction": "bonf"}, "correction must be fdr or max, got 'bonf'"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_door_for_every_role(toy, asked, message):
+    with unchecked(), pytest.raises((ArgumentError, UnknownNameError), match=message):
+        zoo(toy, **{"roles": ["copying"], **asked})
 
 
 def test_unknown_roles_are_refused_with_the_nearest(toy):

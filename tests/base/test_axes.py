@@ -18,7 +18,7 @@ from pellucid.train import Recipe
         ({"head": 3}, "head 3"),
         ({"layer": 3, "pos": 7}, "layer 3 pos 7"),
         ({"prompt": 2, "layer": 5, "pos": 3, "head": 1}, "prompt 2 5.1 pos 3"),
-        ({"layer": 5, "kv_head": 1}, "layer 5 kv_head 1"),
+        ({"layer": 5, "kv_head": 1}, "5.kv1"),
         ({"component": "mlp3"}, "mlp3"),
         ({"layer": 3, "position": "subject 2"}, "layer 3 subject 2"),
         ({"sender": "4.11", "receiver": "5.5", "input": "k"}, "4.11 → 5.5 k"),

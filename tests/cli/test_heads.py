@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -116,20 +117,36 @@ def test_a_role_has_its_best_heads_first_with_interval_control_p_and_a_plain_yes
     assert lines["0.1"][-1] == "no"
     assert "best on one half of the prompts" in first
     assert "control: the same stripe on tokens that do not repeat; clear: 0.1 above it or more, and p ≤ 0.05" in first
-    assert rows(second)["0.1"][-1] in ("yes", "no") and len(rows(second)["0.1"]) == 3
-    assert "from the weights: no prompts, so no interval and no test" in second
+    assert rows(second)["0.1"][-1] in ("yes", "no") and len(rows(second)["0.1"]) == 4
+    assert "from weights, where nothing is sampled, so no interval; p: rank among 49 draws" in second
+    assert "interval" not in second.split("control:")[0]
+    assert "whether it needs a previous-token head, `pellucid study induction` tells" in first
 
 
 def test_composition_shows_the_head_that_it_is_with(pellucid):
     table = rows(pellucid("heads", "--model", "toy-induction", "--role", "k_composition").out)
     assert table["1.0"][-2:] == ["yes", "0.1"]
-    assert table["0.0"] == ["-", "-", "no", "-"]
+    assert table["0.0"] == ["-", "-", "-", "cannot", "-"]
+
+
+def test_a_role_that_no_head_can_play_says_so(pellucid, without_bos):
+    done = pellucid("heads", "--model", without_bos, "--role", "k_composition")
+    assert "none: no head lies in an earlier layer" in done.out and "nan" not in done.out
+
+
+@pytest.mark.filterwarnings("ignore:no single cell")
+def test_two_prompts_leave_a_role_untested_and_print_no_nan(pellucid):
+    done = pellucid(*HEADS, "--batch", "2", "--role", "induction", "--out", "heads.html")
+    assert done.status == 0 and "nan" not in done.out and "(once: no interval)" in done.out
+    assert rows(done.out)["1.0"][-1] == "untested"
+    page = Path("heads.html").read_text(encoding="utf-8")
+    assert "once: no interval" in page and "[nan" not in page and ">untested<" in page
 
 
 def test_one_prompt_leaves_a_role_untested(pellucid):
     done = pellucid(*HEADS, "--batch", "1", "--role", "induction")
     assert done.status == 0 and rows(done.out)["1.0"][-1] == "untested"
-    assert "one prompt: no test" in done.out
+    assert "one prompt: no interval and no test" in done.out
 
 
 def test_roles_as_json_have_every_number(pellucid):
@@ -143,10 +160,13 @@ def test_roles_as_json_have_every_number(pellucid):
     assert induction["unit"] == "attention mass" and induction["record"]["settings"]["seq_len"] == 50
     assert len(induction["heads"]) == 8
     best = induction["heads"][0]
-    assert set(best) == {"head", "score", "low", "high", "control", "p", "plays", "partner"}
+    assert set(best) == {"head", "score", "low", "high", "control", "p", "plays", "partner", "share", "barred"}
     assert best["low"] <= best["score"] <= best["high"] and best["plays"] is True and best["partner"] is None
-    assert composed["heads"][0]["partner"] == "0.1" and composed["heads"][0]["p"] is None
+    assert composed["heads"][0]["partner"] == "0.1" and composed["heads"][0]["p"] == 1 / 50
     assert composed["heads"][-1]["score"] is None
+    assert composed["heads"][-1]["barred"] == "no head lies in an earlier layer"
+    assert "rank among 49 draws" in composed["test"] and composed["alpha"] == 0.05
+    assert "study induction" in induction["note"] and composed["note"] is None
 
 
 def test_a_role_of_a_task_says_where_the_tokenizer_lacks_the_names(pellucid):
@@ -160,6 +180,40 @@ def test_an_unknown_role_is_refused_with_the_nearest_before_anything_is_loaded(p
     done = pellucid("heads", "--model", "toy-induction", "--role", "inducton")
     assert (done.status, done.out) == (1, "")
     assert done.err == "Error: role must be a known one, got 'inducton'; nearest: induction\n"
+
+
+def test_bold_is_explained(pellucid):
+    assert "bold: 0.1 above the control or more; --role NAME tests it." in pellucid(*HEADS).out
+
+
+def test_what_cannot_be_is_refused_before_anything_is_loaded(pellucid, tmp_path):
+    (tmp_path / "there.html").write_text("mine")
+    for words, message in {
+        ("--out", "."): "--out must name a page, such as page.html",
+        ("--out", "-"): "--out must name a page, such as page.html",
+        ("--out", "page.pdf"): "--out must name a page, such as page.html",
+        ("--out", "there.html"): "there.html is there already; choose another file, or add --overwrite",
+        ("--seed", "9" * 23): "seed must lie below 2^63",
+        ("--role", "self", "--texts", "x.txt"): "--texts is for positional roles",
+    }.items():
+        done = pellucid("heads", "--model", "no such model", *words)
+        assert (done.status, done.out) == (1, "") and done.err.startswith(f"Error: {message}"), done.err
+    assert (tmp_path / "there.html").read_text() == "mine"
+    done = pellucid(*HEADS, "--role", "self", "--batch", "8", "--out", "there.html", "--overwrite")
+    assert done.status == 0 and "itself" in (tmp_path / "there.html").read_text()
+
+
+def test_positional_roles_can_be_told_from_shuffled_text(pellucid, tmp_path):
+    (tmp_path / "a.txt").write_text(" ".join(str(i % 50 + 1) for i in range(2000)))
+    done = pellucid(
+        *("heads", "--model", "toy-induction", "--batch", "9", "--seq-len", "20"),
+        *("--role", "positional_1", "--texts", "a.txt", "--json"),
+    )
+    assert done.status == 0, done.err
+    role = json.loads(done.out)["roles"]["positional_1"]
+    assert role["about"] == "attends 1 back, on shuffled text"
+    assert role["record"]["settings"] == {"texts": "shuffled", "batch": 9, "length": 41, "bos": True}
+    assert role["heads"][0]["head"] == "0.1" and role["heads"][0]["plays"] is True
 
 
 def test_out_writes_a_page_of_every_head_in_every_role_beside_the_usual_table(pellucid, tmp_path):

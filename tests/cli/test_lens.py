@@ -36,7 +36,9 @@ def test_each_cell_shows_its_top_token_and_its_probability(pellucid, found):
     assert by_id.out == done.out
 
 
-@pytest.mark.parametrize("more", [(), ("--last", "7"), ("--site", "head", "--top", "9"), ("--site", "attn_out"), ("--head", "1.1")])
+@pytest.mark.parametrize(
+    "more", [(), ("--last", "7"), ("--site", "head", "--top", "9"), ("--site", "attn_out"), ("--head", "1.1")]
+)
 def test_no_line_is_wider_than_80_columns(pellucid, more):
     for text, model in ((TEXT, "toy-induction"), ("Extraordinarily, [bold] they 日本\n said:", "prose-2l-mixed")):
         done = pellucid("lens", text, "--model", model, *more)

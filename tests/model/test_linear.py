@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pellucid.hooks.run import LiveRun
 from pellucid.model import linear as module
 from pellucid.model.linear import LEAST, linear
+from pellucid.model.mlp import ACTIVATIONS, MLP, MLPConfig
 
 D_IN, D_OUT = 512, 1024
 
@@ -49,6 +51,28 @@ def test_equals_the_literal(name: str, bias: bool, turned: bool, quick: list[int
         out = linear(ROWS[name], W, b)
     torch.testing.assert_close(out.double(), literal(ROWS[name], W, b), atol=1e-3, rtol=1e-4)
     assert quick == [ROWS[name].numel() // D_IN]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_functions_are_those_of_torch(name: str, quick: list[int]) -> None:
+    x, W, b, act = torch.randn(200, D_IN), torch.randn(D_OUT, D_IN) / 8, torch.randn(D_OUT), ACTIVATIONS[name]
+    with torch.no_grad():
+        out = linear(x, W, b, act)
+        torch.testing.assert_close(out.double(), act(literal(x, W, b)), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(linear(x[:2], W, b, act), act(F.linear(x[:2], W, b)))
+    assert quick == [200]
+
+
+def test_an_mlp_that_nobody_looks_into_says_the_same(quick: list[int]) -> None:
+    for act in ACTIVATIONS:
+        for gated in (False, True):
+            mlp = MLP(D_IN, MLPConfig(d_mlp=D_OUT, act=act, gated=gated))
+            with torch.no_grad():
+                for parameter in mlp.parameters():
+                    parameter.normal_(std=0.1)
+                x = torch.randn(1, 200, D_IN)
+                torch.testing.assert_close(mlp(x), mlp(x, run=LiveRun(explicit=True)), atol=1e-3, rtol=1e-4)
+    assert len(quick) == 2 * len(ACTIVATIONS) * 5  # of the gated ones three products, of the others two
 
 
 def test_one_row_against_a_vocabulary(quick: list[int]) -> None:

@@ -28,7 +28,7 @@ def test_the_wired_heads_and_no_others_play_the_roles_of_the_task(found):
     assert found["name_mover"].players() == ["3.0"]
     assert found["s_inhibition"].players() == ["1.1"]
     assert found["backup"].players() == [] and found["negative"].players() == []
-    assert "half of the names" in found["negative"].reason
+    assert "95% of the names" in found["negative"].reason
     best = found["name_mover"].best()
     assert best is not None and best.labels == ["3.0"]
 
@@ -37,7 +37,7 @@ def test_the_page_tells_them_with_the_others(wired, found):
     both = Zoo({**zoo(wired, ["induction", "copying", "k_composition", "successor"], batch=12).found, **found})
     page = heads_page("models/wired", both).html()
     assert "Heads: wired" in page and "name mover: 3.0" in page and "S-inhibition" not in page
-    assert "s inhibition: 1.1" in page and "half of the names" in page
+    assert "s inhibition: 1.1" in page and "95% of the names" in page
 
 
 def test_a_tokenizer_without_the_names_is_a_reason():

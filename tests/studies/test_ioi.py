@@ -71,7 +71,7 @@ def test_the_wired_heads_and_no_others_play_the_wired_roles(found):
             assert found.figures[f"{role}_head_control"].value < 1e-3
             more = found.figures[f"{role}_head_minus_control"]
             assert more.value == pytest.approx(figure.value - found.figures[f"{role}_head_control"].value)
-    assert found.figures["negative_head"].value is None and "half of the names" in found.figures["negative_head"].reason
+    assert found.figures["negative_head"].value is None and "95% of the names" in found.figures["negative_head"].reason
 
 
 def test_the_answer_stands_at_the_second_subject_and_then_at_the_end(found):

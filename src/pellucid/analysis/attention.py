@@ -1,4 +1,4 @@
-"""Where attention goes, for every head at once: means of a pattern's cells, and heads that rest on BOS.
+"""Where attention goes, for every head at once: means of a pattern's cells, and heads that rest on the first token.
 
 In: a model, tokens, and the cells that count. Out: for each prompt and head, the attention that lies there. Each
 pattern is reduced inside the run that makes it, so only one layer of one part of the batch is ever held.
@@ -6,8 +6,10 @@ pattern is reduced inside the run that makes it, so only one layer of one part o
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +18,7 @@ from pellucid.analysis.reading import chunks
 from pellucid.analysis.repeated import RepeatedTokens
 from pellucid.base.errors import ArgumentError, MisreadWarning
 from pellucid.hooked_transformer import HookedTransformer, record_of
-from pellucid.hooks.point import HookPoint
+from pellucid.hooks.names import get_act_name
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened
 
@@ -61,53 +63,92 @@ class Cells:
     counted: Tensor | None = None
     """``[batch cell]``; None: all."""
 
-    def mean(self, pattern: Float[Tensor, "batch head q_pos k_pos"], rows: slice) -> Float[Tensor, "batch head"]:
-        """The mean attention on the cells, for each prompt (`rows` of the batch) and head."""
-        picked = widened(pattern[:, :, self.queries, self.keys])
-        if self.counted is None:
-            return picked.mean(-1)
-        counted = self.counted[rows, None].to(picked)
-        return (picked * counted).sum(-1) / counted.sum(-1)
+    @property
+    def weights(self) -> Float[Tensor, "#batch cell"]:
+        """What each cell weighs in the mean, on each prompt."""
+        counted = torch.ones(1, len(self.queries)) if self.counted is None else self.counted.cpu()
+        return counted.double() / counted.sum(1, keepdim=True)
 
     def uniform(self) -> float:
         """What uniform attention over the visible keys scores."""
         return float((1 / (self.queries + 1.0)).mean())
 
 
+class _AllSeenError(Exception):
+    """The last pattern was read: what else the pass would compute, nobody asked for."""
+
+
 def masses(
     model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[Cells], *, quiet: bool = False
 ) -> Float[Tensor, "batch score layer head"]:
-    """The mean attention on some cells, for every head, from one pass over the prompts.
+    """The mean attention on some cells, for every head, from one pass, which ends where the last pattern is made.
+
+    Each pattern is reduced inside the pass, and what lies behind the last one (its MLP, the logits) is never computed.
+
+    Args:
+        model: Model to read.
+        tokens: Prompts of one length, without padding.
+        cells: What each score is the mean of.
+        quiet: Not to warn.
+
+    Returns:
+        Attention mass, float64.
 
     Warns:
-        MisreadWarning: Most heads rest on BOS, unless `quiet`.
+        MisreadWarning: Most heads rest on the first token, unless `quiet`.
     """
     n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
-    resting = None if quiet or not n_layers or not cells else on_bos(model, tokens)
-    cells = [*cells, *([] if resting is None else [resting])]
+    first = None if quiet or not n_layers or not cells else first_column(tokens)
+    cells = [*cells, *([] if first is None else [first])]
     out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
     if not n_layers or not cells:
         return out
+    queries, keys = (
+        torch.cat([getattr(cell, name) for cell in cells]).to(model.device) for name in ("queries", "keys")
+    )
+    weights = _weights(cells).to(model.device, widened(torch.empty(0, dtype=model.dtype)).dtype)
     for rows in chunks(tokens, widest=n_heads * tokens.shape[1]):
+        run = model.live_run(explicit=False)
+        for layer in range(n_layers):
 
-        def reduce(pattern: Tensor, hook: HookPoint, rows: slice = rows) -> None:
-            for score, cell in enumerate(cells):
-                out[rows, score, hook.layer()] = cell.mean(pattern, rows).cpu()
+            def read(pattern: Tensor, _: object, rows: slice = rows, layer: int = layer) -> None:
+                picked = widened(pattern[:, :, queries, keys])  # all scores' cells at once
+                means = picked @ (weights if len(weights) == 1 else weights[rows])
+                out[rows, :, layer] = means.transpose(1, 2).to(out)
+                if layer == n_layers - 1:
+                    raise _AllSeenError
 
-        model.run_with_hooks(tokens[rows].to(model.device), return_type=None, fwd_hooks=[("pattern", reduce)])
-    if resting is None:
+            run.add_reader(get_act_name("pattern", layer), read)
+        with suppress(_AllSeenError):
+            model(tokens[rows].to(model.device), return_type=None, run=run)
+    if first is None:
         return out
-    warn_of_rest(out[:, -1].mean(0), stacklevel=4)
+    warn_of_rest(out[:, -1].mean(0), bos=on_bos(model, tokens), stacklevel=4)
     return out[:, :-1]
 
 
-def on_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Cells | None:
-    """The first column of patterns; None where prompts do not begin with BOS, or are too short to tell."""
-    bos = None if model.policy is None else model.policy.bos_id
-    if bos is None or tokens.shape[1] < TELLING or not bool((tokens[:, 0] == bos).all()):
+def _weights(cells: Sequence[Cells]) -> Float[Tensor, "#batch cell score"]:
+    """What the cells of all scores, one after the other, weigh in each score."""
+    parts = [cell.weights for cell in cells]
+    n, ends = max(len(part) for part in parts), np.cumsum([0, *(part.shape[1] for part in parts)])
+    out = torch.zeros(n, int(ends[-1]), len(parts), dtype=torch.float64)
+    for score, part in enumerate(parts):
+        out[:, ends[score] : ends[score + 1], score] = part
+    return out
+
+
+def first_column(tokens: Int[Tensor, "batch pos"]) -> Cells | None:
+    """The first column of patterns, behind the first token; None where prompts are too short to tell rest there."""
+    if tokens.shape[1] < TELLING:
         return None
     queries = torch.arange(1, tokens.shape[1])
     return Cells(queries, torch.zeros_like(queries))
+
+
+def on_bos(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> bool:
+    """Whether the first token of every prompt is the model's BOS."""
+    bos = None if model.policy is None else model.policy.bos_id
+    return bos is not None and bool((tokens[:, 0] == bos).all())
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from pellucid.model.block import Block
 from pellucid.model.norms import LayerNorm, widened
 
 INPUTS = ("q", "k", "v")
-DRAWS = 30
-"""Random pairs of matrices that the baseline is the mean of."""
+DRAWS = 49
+"""Random pairs of matrices that the baseline is the mean of; random models that heads are compared with."""
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def composition(model: HookedTransformer, *, seed: int = 0) -> Measurement:
     """Q-, K- and V-composition of all pairs of heads, beyond what random weights would have.
 
     The norm of the product of what the sender writes and what the receiver reads, over the product of their norms:
-    ‖W_OV¹ W_QK²‖ for queries, ‖W_OV¹ W_QK²ᵀ‖ for keys, ‖W_OV¹ W_OV²‖ for values; minus the same of random matrices of
+    ‖W_OV¹ W_QK²‖ for queries, ‖W_OV¹ W_QK²ᵀ‖ for keys, ‖W_OV¹ W_OV²‖ for values; minus the mean of random matrices of
     these shapes. The norms before each head are folded in, and for LayerNorm the mean that it takes off, so that the
     numbers do not depend on whether the model was processed; biases and rotations are left out.
 
@@ -57,14 +57,15 @@ def composition(model: HookedTransformer, *, seed: int = 0) -> Measurement:
             "wrote; this model has none"
         )
     heads = [f"{layer}.{head}" for layer in range(config.n_layers) for head in range(config.attention.n_heads)]
-    sides = [_sides(block, isinstance(config.norm, LayerNorm)) for block in model.blocks]
+    sides = [_sides(block, _centred(model)) for block in model.blocks]
     raw = torch.zeros(len(heads), len(heads), len(INPUTS), dtype=torch.float64)
     n_heads = config.attention.n_heads
     for layer, (written, _) in enumerate(sides[:-1]):
         read = torch.cat([later for _, later in sides[layer + 1 :]])
         rows = slice(layer * n_heads, (layer + 1) * n_heads)
         raw[rows, rows.stop :] = _norms(written, read).unflatten(1, (-1, len(INPUTS))).double().cpu()
-    baseline = _by_chance(config.d_model, config.attention.d_head, seed)
+    one, other = _random(model, DRAWS, generator(seed)), _random(model, DRAWS, generator(seed + 1))
+    baseline = float(torch.linalg.matrix_norm(one[0] @ other[1]).mean())
     axes = ("sender", "receiver", "input")
     return Measurement(
         torch.where(raw == 0, 0, raw - baseline),
@@ -75,6 +76,36 @@ def composition(model: HookedTransformer, *, seed: int = 0) -> Measurement:
         coords={"sender": heads, "receiver": heads, "input": INPUTS},
         variables={"raw": (axes, raw), "baseline": ((), baseline)},
     )
+
+
+@torch.no_grad()
+def strongest_by_chance(
+    model: HookedTransformer, *, draws: int = DRAWS, seed: int = 0
+) -> Float[Tensor, "draw layer head"]:
+    """What each head composes with the earlier head that it composes with most, in models of random matrices.
+
+    The strongest of many is strong by chance alone; so the strongest of a head is compared with that of as many random
+    heads. It is the same for queries, keys and values.
+
+    Args:
+        model: Of which shape.
+        draws: Random models.
+        seed: Of their matrices.
+
+    Returns:
+        Fraction; NaN in the first layer, which nothing lies before.
+    """
+    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    found = torch.full((draws, n_layers, n_heads), torch.nan, dtype=torch.float64)
+    random = generator(seed)
+    for draw in found:
+        written: list[Tensor] = []
+        for layer in range(n_layers):
+            writes, reads = _random(model, n_heads, random)
+            if written:
+                draw[layer] = torch.stack([_norms(earlier, reads).amax(0) for earlier in written]).amax(0)
+            written.append(writes)
+    return found
 
 
 def _sides(
@@ -109,13 +140,20 @@ def _norms(
     return blocks.square().sum((1, 3)).sqrt()
 
 
-def _by_chance(d_model: int, d_head: int, seed: int) -> float:
-    """What random matrices of the heads' shapes have, on average."""
-    random = generator(seed)
-    found = []
-    for _ in range(DRAWS):
-        A, C = (torch.randn(d_model, d_head, generator=random, dtype=torch.float64) for _ in range(2))
-        B, D = (torch.randn(d_head, d_model, generator=random, dtype=torch.float64) for _ in range(2))
-        first, second = FactoredMatrix(A, B), FactoredMatrix(C, D)
-        found.append(((first @ second).norm() / (first.norm() * second.norm())).item())
-    return sum(found) / DRAWS
+def _random(
+    model: HookedTransformer, n: int, random: torch.Generator
+) -> tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n d_model k"]]:
+    """What random heads write, and what they read: matrices of norm 1."""
+    d_model, d_head = model.config.d_model, model.config.attention.d_head
+    A, C = (torch.randn(n, d_model, d_head, generator=random) for _ in range(2))
+    B, D = (torch.randn(n, d_head, d_model, generator=random) for _ in range(2))
+    if _centred(model):
+        A, C = (W - W.mean(-2, keepdim=True) for W in (A, C))
+        B = B - B.mean(-1, keepdim=True)
+    inner, outer = (torch.linalg.qr(W, mode="r").R for W in (A, D.mT))  # orthonormal sides are taken off
+    return _unit(inner @ B), _unit(C @ outer.mT)
+
+
+def _centred(model: HookedTransformer) -> bool:
+    """Whether norms take off the mean."""
+    return isinstance(model.config.norm, LayerNorm)

@@ -1,18 +1,24 @@
 """Which heads copy: told from the eigenvalues of what they do between tokens, at the size of a head."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.analysis.token_circuits import embedded, folded, linear, shared, token_ids
-from pellucid.base.errors import ArgumentError
+from pellucid.analysis.token_circuits import check_one_vocabulary, embedded, folded, linear, shared, token_ids
 from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened
 
+DRAWS = 49
+"""Shuffles of the vocabulary that heads are compared with."""
+
 
 @torch.no_grad()
-def copying_score(model: HookedTransformer, *, embedding: str = "raw", seed: int = 0) -> Measurement:
+def copying_score(
+    model: HookedTransformer, *, embedding: str = "raw", draws: int = DRAWS, seed: int = 0
+) -> Measurement:
     """How much of each head's OV copies: Re Σλ / Σ|λ| over the eigenvalues of `W_E W_V W_O W_U`.
 
     1 where attending to a token always raises that token, −1 where it lowers it. The eigenvalues are those of a matrix
@@ -21,6 +27,7 @@ def copying_score(model: HookedTransformer, *, embedding: str = "raw", seed: int
     Args:
         model: Model to read, whose tokens go out as they come in.
         embedding: As for `ov_tokens`.
+        draws: Shuffles that the control is the mean of.
         seed: Of the control.
 
     Returns:
@@ -38,33 +45,52 @@ def copying_score(model: HookedTransformer, *, embedding: str = "raw", seed: int
         >>> bool((copying_score(model).sel(layer=1).values > 0.99).all())
         True
     """
-    config = model.config
-    if config.vocab_out != config.d_vocab:
-        raise ArgumentError(
-            f"copying needs tokens that go out by the vocabulary they come in by, got d_vocab={config.d_vocab} and "
-            f"d_vocab_out={config.vocab_out}"
-        )
-    ids = token_ids(model, None)
-    dealt = ids[torch.randperm(len(ids), generator=generator(seed)).to(ids.device)]
-    found = torch.empty(2, config.n_layers, config.attention.n_heads, dtype=torch.float64)
-    between: dict[bool, list[Tensor]] = {}
-    for layer, block in enumerate(model.blocks):
-        extended = embedding == "extended" and layer > 0  # heads of layer 0 lie before the first MLP
-        if extended not in between:
-            E, U = embedded(model, ids, embedding, layer), widened(model.W_U)
-            between = {extended: [U @ E, U @ E[dealt]]}
-        norm, n_heads = block.ln1, config.attention.n_heads
-        for head in range(n_heads):
-            read = folded(norm, widened(shared(block.attn.W_V, head, n_heads)))
-            write = linear(model.ln_final, widened(block.attn.W_O[head]))
-            for i, middle in enumerate(between[extended]):
-                values = torch.linalg.eigvals((write @ middle @ read).double())
-                found[i, layer, head] = (values.real.sum() / values.abs().sum()).cpu()
+    found = copying_by_chance(model, embedding=embedding, draws=draws, seed=seed)
+    settings = {"embedding": embedding, "norms": "folded", "draws": draws}
     return Measurement(
         found[0],
         ("layer", "head"),
         unit="fraction",
-        record=record_of(model, task="copying score", seed=seed, settings={"embedding": embedding, "norms": "folded"}),
+        record=record_of(model, task="copying score", seed=seed, settings=settings),
         name="copying score",
-        variables={"control": (("layer", "head"), found[1])},
+        variables={"control": (("layer", "head"), found[1:].mean(0))},
     )
+
+
+@torch.no_grad()
+def copying_by_chance(
+    model: HookedTransformer, *, embedding: str = "raw", draws: int = DRAWS, seed: int = 0
+) -> Float[Tensor, "draw layer head"]:
+    """The score of `copying_score`, and behind it what the heads have with the vocabulary shuffled, draw by draw.
+
+    Args:
+        model: As for `copying_score`.
+        embedding: As there.
+        draws: Shuffles, 1 or more; each is the same for all heads.
+        seed: Of the shuffles.
+    """
+    check_one_vocabulary(model, "copying")
+    at_least("draws", draws, 1)
+    config, ids, random = model.config, token_ids(model, None), generator(seed)
+    found = torch.empty(1 + draws, config.n_layers, config.attention.n_heads, dtype=torch.float64)
+    U, heads = widened(model.W_U), [_heads(model, layer) for layer in range(config.n_layers)]
+    # heads of layer 0 lie before the first MLP
+    read = [embedded(model, ids, embedding, layer) for layer in range(min(config.n_layers, 2))]
+    read = read[:1] if embedding == "raw" else read
+    for draw in found:
+        between = [U @ E[ids] for E in read]
+        for layer, (write, V) in enumerate(heads):
+            values = torch.linalg.eigvals((write @ between[min(layer, len(between) - 1)] @ V).double())
+            draw[layer] = (values.real.sum(-1) / values.abs().sum(-1)).cpu()
+        ids = ids[torch.randperm(len(ids), generator=random).to(ids.device)]
+    return found
+
+
+def _heads(
+    model: HookedTransformer, layer: int
+) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_model d_head"]]:
+    """What the heads of a layer write to the logits' side, and what they read, with the norms in it."""
+    block, n_heads = model.blocks[layer], model.config.attention.n_heads
+    write = [linear(model.ln_final, widened(W)) for W in block.attn.W_O]
+    read = [folded(block.ln1, widened(shared(block.attn.W_V, head, n_heads))) for head in range(n_heads)]
+    return torch.stack(write), torch.stack(read)

@@ -107,7 +107,7 @@ class RoleScores(NamedTuple):
 
 @torch.no_grad()
 def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequence[Role] | None = None) -> RoleScores:
-    """How strongly each head plays each role, and the control of each: one pass over the tokens, one over others.
+    """How strongly each head plays each role, and the control of each, from one pass over all these tokens.
 
     The control of a role that needs a repetition is the same stripe on tokens that do not repeat, accidental matches
     left out; a head that looks S−1 back by position alone scores high on both. The control of the others is uniform
@@ -123,32 +123,71 @@ def role_scores(model: HookedTransformer, tokens: RepeatedTokens, roles: Sequenc
 
     Raises:
         TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
-        ArgumentError: `BOS` where there is none.
+        ArgumentError: `BOS` where there is none; two roles of one name.
     """
-    starts_with_bos(model, tokens.tokens, may_lack=tokens.bos_left_out)
     roles = [role for role in ROLES if tokens.bos or not role.to_bos] if roles is None else list(roles)
-    cells = [cells_of(role, tokens, bos=tokens.bos) for role in roles]
-    scores = masses(model, tokens.tokens, cells)
-    controls = torch.empty_like(scores)
-    for r, cell in enumerate(cells):
-        controls[:, r] = cell.uniform()
-    on_others = [r for r, role in enumerate(roles) if role.repeated]
-    if on_others:
-        others = unrepeated_tokens(
-            model,
-            seq_len=tokens.seq_len,
-            batch=len(tokens.tokens),
-            seed=tokens.seed,
-            rule=tokens.rule,
-            bos=tokens.bos,
-        )
-        stripes = [cells_of(roles[r], others, bos=others.bos) for r in on_others]
-        controls[:, on_others] = masses(model, others.tokens, stripes, quiet=True)
+    scores, controls, others = scored(model, tokens, roles)
     dims, names = ("prompt", "role", "layer", "head"), {"role": [role.name for role in roles]}
     return RoleScores(
         _measured(model, tokens, scores, dims, "head roles", coords=names),
-        _measured(model, tokens, controls, dims, "head roles, control", coords=names),
+        _measured(model, others or tokens, controls, dims, "head roles, control", coords=names),
     )
+
+
+class Scored(NamedTuple):
+    """Scores and controls of several roles as bare numbers, ``[prompt role layer head]``, attention mass."""
+
+    scores: Tensor
+    controls: Tensor
+    others: RepeatedTokens | None
+    """The tokens that do not repeat; None where no role needs them."""
+
+
+def scored(
+    model: HookedTransformer, tokens: RepeatedTokens, roles: Sequence[Role], elsewhere: Sequence[Role] = ()
+) -> Scored:
+    """Roles on tokens that repeat, each with its control, and behind them roles on tokens that do not: one pass.
+
+    Args:
+        model: Model to read.
+        tokens: Repeated tokens; those that do not are drawn with the same seed.
+        roles: Roles read off `tokens`.
+        elsewhere: Roles read off the tokens that do not repeat; none of them may need a repetition.
+
+    Raises:
+        TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
+        ArgumentError: A role needs BOS where there is none, or longer prompts; two roles of one name.
+    """
+    names = [role.name for role in (*roles, *elsewhere)]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"roles must have different names, got {', '.join(names)}; rename one")
+    starts_with_bos(model, tokens.tokens, may_lack=tokens.bos_left_out)
+    n, others = len(tokens.tokens), None
+    if elsewhere or any(role.repeated for role in roles):
+        told: dict[str, Any] = {"seq_len": tokens.seq_len, "batch": n, "seed": tokens.seed}
+        others = unrepeated_tokens(model, **told, rule=tokens.rule, bos=tokens.bos)
+    both = tokens.tokens if others is None else torch.cat([tokens.tokens, others.tokens])
+    cells = [_both(role, tokens, others) for role in roles]
+    cells += [cells_of(role, others or tokens, bos=tokens.bos) for role in elsewhere]
+    found = masses(model, both, cells)
+    scores, controls = found[:n].clone(), torch.empty_like(found[:n])
+    for i, cell in enumerate(cells):
+        controls[:, i] = found[n:, i] if i < len(roles) and roles[i].repeated else cell.uniform()
+        if i >= len(roles):
+            scores[:, i] = found[n:, i]
+    return Scored(scores, controls, others)
+
+
+def _both(role: Role, tokens: RepeatedTokens, others: RepeatedTokens | None) -> Cells:
+    """A role's cells for the tokens given and, behind them, those that do not repeat."""
+    cell = cells_of(role, tokens, bos=tokens.bos)
+    if others is None or not role.repeated:
+        return cell
+    beside = cells_of(role, others, bos=others.bos).counted
+    if beside is None:
+        return cell
+    ours = torch.ones_like(beside) if cell.counted is None else cell.counted
+    return Cells(cell.queries, cell.keys, torch.cat([ours, beside]))
 
 
 COPIES = 4

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.analysis.attention import warn_of_rest
+from pellucid.analysis.attention import on_bos, warn_of_rest
 from pellucid.analysis.texts import Rows, Texts, rows_of
 from pellucid.base.errors import ArgumentError
 from pellucid.hooked_transformer import HookedTransformer, record_of
@@ -71,7 +71,7 @@ def pattern_statistics(model: HookedTransformer, texts: Texts, *, length: int | 
     if not model.config.n_layers:
         raise ArgumentError("statistics of attention need a model with layers, got n_layers=0")
     names = [field.name for field in fields(PatternStatistics)]
-    found, controls, documents = [], [], []
+    found, controls, documents, bos = [], [], [], True
     n_pos = model.config.n_ctx if length is None else length
     for rows in rows_of(model, texts, widest=4 * n_heads * n_pos, length=length):
         long = rows.mask.sum(1) >= 3
@@ -79,10 +79,10 @@ def pattern_statistics(model: HookedTransformer, texts: Texts, *, length: int | 
             found.append(_of_rows(model, rows)[:, long])
             controls.append(_of_uniform(rows)[:, long])
             documents += rows.document[long].tolist()
+            bos = bos and on_bos(model, rows.tokens[long])
     if not found:
         raise ArgumentError("texts must hold a row of three tokens or more, BOS included, got none; give longer ones")
     values, control = torch.cat(found, 1), torch.cat(controls, 1)
-    bos = model.policy is not None and model.policy.bos_id is not None
     warn_of_rest(values[names.index("first")].mean(0), bos=bos, stacklevel=4)
     units = {"entropy": "nats", "keys": "tokens", "distance": "tokens"}
     record = record_of(model, task="pattern statistics", settings={"rows": len(documents), "length": length})

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.attention import on_bos, warn_of_rest
+from pellucid.analysis.attention import TELLING, on_bos, warn_of_rest
 from pellucid.analysis.reading import chunks
-from pellucid.analysis.token_circuits import embedded, folded, normed, shared
+from pellucid.analysis.token_circuits import check_one_vocabulary, ov_rows, token_embedding
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.edits import Replace
@@ -45,7 +45,7 @@ def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measur
         UnknownNameError: The pairs have no such position.
 
     Warns:
-        MisreadWarning: Most heads rest on BOS.
+        MisreadWarning: Most heads rest on the first token.
 
     Example:
         >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
@@ -62,8 +62,7 @@ def attention_from(model: HookedTransformer, pairs: Pairs, query: str) -> Measur
         at = torch.arange(len(q[rows]))[:, None]
         patterns = [widened(cache[name][at, :, q[rows, None], keys[rows]]) for name in names]
         parts.append(torch.stack(patterns, 2).cpu())
-    if on_bos(model, pairs.clean) is not None:
-        warn_of_rest(torch.cat(rest).mean(0), stacklevel=3)
+    _warn_of_rest(model, pairs, rest)
     record = record_of(model, task="heads on a task", settings={"query": query})
     coords = {"position": list(pairs.positions), **pairs.labels}
     dims, name = ("prompt", "position", "layer", "head"), f"attention from {query}"
@@ -74,6 +73,12 @@ def _rest(pairs: Pairs, rows: slice, patterns: Sequence[Tensor]) -> Float[Tensor
     """The mean attention to the first token, over a prompt's own queries behind it."""
     there = pairs.mask[rows, 1:].to(patterns[0])[:, None]
     return torch.stack([(x[..., 1:, 0] * there).sum(-1) / there.sum(-1) for x in patterns], 1).double().cpu()
+
+
+def _warn_of_rest(model: HookedTransformer, pairs: Pairs, rest: list[Tensor]) -> None:
+    """Where most heads rest on the first token; of short prompts nobody can tell."""
+    if pairs.clean.shape[1] >= TELLING:
+        warn_of_rest(torch.cat(rest).mean(0), bos=on_bos(model, pairs.clean), stacklevel=4)
 
 
 def attention_between(model: HookedTransformer, pairs: Pairs, query: str, key: str) -> Measurement:
@@ -95,7 +100,18 @@ def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurem
 
     Returns:
         Score and control, ``[prompt layer head]``, attention mass.
+
+    Raises:
+        ArgumentError: A prompt has less than three tokens.
+
+    Warns:
+        MisreadWarning: Most heads rest on the first token.
     """
+    if int(pairs.lengths.min()) < 3:
+        raise ArgumentError(
+            "prompts must have three tokens or more, so that the first is not all that comes before, got one of "
+            f"{int(pairs.lengths.min())}"
+        )
     names = [point("pattern", layer) for layer in range(model.config.n_layers)]
     scores, rest = [], []
     for rows, cache in _read(model, pairs, names):
@@ -103,8 +119,7 @@ def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurem
         stripes = torch.stack([widened(cache[name]).diagonal(-1, -2, -1) for name in names], 1)[..., 1:]
         there = pairs.mask[rows, 2:].to(stripes)[:, None, None]
         scores.append(((stripes * there).sum(-1) / there.sum(-1)).cpu())
-    if on_bos(model, pairs.clean) is not None:
-        warn_of_rest(torch.cat(rest).mean(0), stacklevel=3)
+    _warn_of_rest(model, pairs, rest)
     visible = (1 / torch.arange(3, pairs.mask.shape[1] + 1, dtype=torch.float64)) * pairs.mask[:, 2:]
     uniform = visible.sum(1) / pairs.mask[:, 2:].sum(1)
     score = torch.cat(scores)
@@ -117,49 +132,66 @@ def previous_attention(model: HookedTransformer, pairs: Pairs) -> tuple[Measurem
 
 @torch.no_grad()
 def lowered_attention(
-    model: HookedTransformer, pairs: Pairs, instead: Tensor, reader: Head, keys: Sequence[str]
+    model: HookedTransformer, pairs: Pairs, instead: Tensor, readers: Sequence[Head], keys: Sequence[str]
 ) -> Measurement:
-    """By how much each head's edge to another head's query, at the end, lowers that head's attention to some positions.
+    """By how much each head's edge to other heads' queries, at the end, lowers their attention to some positions.
 
-    Along that edge alone: what the head would have written at the end of other prompts goes into the stream that the
+    Along that edge alone: what the head would have written at the end of other prompts goes into the stream that a
     reader's query sees; keys, and all else that it reads, stay as they are.
 
     Args:
         model: Model to read.
         pairs: Prompts.
         instead: Other prompts as long as these, ``[prompt pos]``.
-        reader: The head whose attention is looked at.
+        readers: The heads whose attention is looked at.
         keys: The positions, together.
 
     Returns:
-        ``[prompt layer head]``, attention mass: what the reader's attention there would be more, without the head's own
-        message. 0 for heads that do not lie below the reader.
+        ``[prompt layer head]``, attention mass: what the readers' attention there would be more in the mean, without
+        the head's own message. For a reader that does not lie above the head it counts as 0.
+
+    Raises:
+        ArgumentError: No readers.
+        UnknownNameError: The pairs have no such position.
     """
-    layer, head = reader
-    below = [(low, number) for low in range(layer) for number in range(model.config.attention.n_heads)]
+    if not readers:
+        raise ArgumentError("readers must be one head at least, got none")
+    places = torch.stack([_places(pairs, key) for key in keys], 1)
     found = torch.zeros(len(pairs), model.config.n_layers, model.config.attention.n_heads, dtype=torch.float64)
-    names = [point("z", low) for low in range(layer)] + [point("resid_pre", layer), point("k", layer)]
-    other = dict(_read_each(model, instead, pairs, names[:-2]))
-    for i, cache in _read_each(model, pairs.clean, pairs, [*names, point("pattern", layer)]):
-        end, places = int(pairs.positions["end"][i]), [int(_places(pairs, key)[i]) for key in keys]
-        before = cache[point("pattern", layer)][0, head, end, places].sum()
-        changes = []
-        for low in range(layer):
+    top, layers = max(layer for layer, _ in readers), {layer for layer, _ in readers}
+    sent = [point("z", low) for low in range(top)]
+    seen = [point(name, layer) for layer in layers for name in ("resid_pre", "k", "pattern")]
+    other = dict(_read_each(model, instead, pairs, sent))
+    for i, cache in _read_each(model, pairs.clean, pairs, [*sent, *seen]):
+        end, at, messages = int(pairs.positions["end"][i]), places[i].tolist(), []
+        for low in range(top):
             change = other[i][point("z", low)][0, end] - cache[point("z", low)][0, end]
-            changes.append(torch.einsum("hd,hdm->hm", change, model.blocks[low].attn.W_O))
-        stream = cache[point("resid_pre", layer)].expand(len(below), -1, -1).clone()
-        if not len(below):
-            continue
-        stream[:, end] += torch.cat(changes)
-        held = Replace(cache[point("k", layer)].expand(len(below), -1, -1, -1), point("k", layer))
-        run = model.run(
-            stream, edits=[held], reads=[point("pattern", layer)], start_at_layer=layer, stop_at_layer=layer + 1
-        )
-        after = run.cache[point("pattern", layer)][:, head, end, places].sum(-1)
-        for number, (low, sender) in enumerate(below):
-            found[i, low, sender] = float(after[number] - before)
-    told = {"reader": f"{layer}.{head}", "keys": list(keys)}
-    return _by_head(model, found, pairs, "attention mass", f"attention of {layer}.{head} that a head takes away", told)
+            messages.append(torch.einsum("hd,hdm->hm", change, model.blocks[low].attn.W_O))
+        for layer, head in readers:
+            if layer:
+                more = _more_attention(model, cache, torch.cat(messages[:layer]), (layer, head), end, at)
+                found[i, :layer] += more.view(layer, -1).to(found) / len(readers)
+    settings = {"readers": [f"{layer}.{head}" for layer, head in readers], "keys": list(keys)}
+    return _by_head(model, found, pairs, "attention mass", "attention of name movers that a head takes away", settings)
+
+
+def _more_attention(
+    model: HookedTransformer,
+    cache: Mapping[str, Tensor],
+    messages: Float[Tensor, "sender d_model"],
+    reader: Head,
+    end: int,
+    places: Sequence[int],
+) -> Float[Tensor, " sender"]:
+    """What a reader's query at the end finds more at some places, with each message in turn added to what it reads."""
+    layer, head = reader
+    stream = cache[point("resid_pre", layer)].expand(len(messages), -1, -1).clone()
+    stream[:, end] += messages
+    held = Replace(cache[point("k", layer)].expand(len(messages), -1, -1, -1), point("k", layer))
+    pattern = point("pattern", layer)
+    run = model.run(stream, edits=[held], reads=[pattern], start_at_layer=layer, stop_at_layer=layer + 1)
+    after = run.cache[pattern][:, head, end, places].sum(-1)
+    return after - cache[pattern][0, head, end, places].sum()
 
 
 @torch.no_grad()
@@ -177,23 +209,18 @@ def copying(model: HookedTransformer, tokens: Int[Tensor, " token"], *, against:
         ``[layer head]``, share of the tokens.
 
     Raises:
-        ArgumentError: No tokens.
+        ArgumentError: No tokens; tokens go out by another vocabulary than they come in by.
     """
     if not len(tokens):
         raise ArgumentError("tokens must be one at least, got none")
-    config = model.config
-    embedding = "raw" if config.mlp is None or not config.n_layers else "extended"
-    found = torch.zeros(config.n_layers, config.attention.n_heads, dtype=torch.float64)
-    tokens, W_U = tokens.to(model.device), folded(model.ln_final, widened(model.W_U))
-    for layer, block in enumerate(model.blocks):
-        read = normed(block.ln1, embedded(model, tokens, embedding, layer))
-        for head in range(config.attention.n_heads):
-            value = read @ widened(shared(block.attn.W_V, head, config.attention.n_heads))
-            scores = value @ widened(block.attn.W_O[head]) @ W_U
-            best = (-scores if against else scores).topk(min(TOP, scores.shape[1]))
-            own = (best.indices == tokens[:, None]) & (best.values > 0)
-            found[layer, head] = own.any(1).double().mean()
-    settings = {"embedding": embedding, "against": against, "tokens": len(tokens)}
+    check_one_vocabulary(model, "copying")
+    tokens = tokens.to(model.device)
+    found = torch.zeros(model.config.n_layers, model.config.attention.n_heads, dtype=torch.float64)
+    for layer, head, rows, scores in ov_rows(model, tokens):
+        best = (-scores if against else scores).topk(min(TOP, scores.shape[1]))
+        own = (best.indices == tokens[rows, None]) & (best.values > 0)
+        found[layer, head] += float(own.any(1).sum()) / len(tokens)
+    settings = {"embedding": token_embedding(model), "against": against, "tokens": len(tokens)}
     record = record_of(model, task="copying of tokens", settings=settings)
     return Measurement(found, ("layer", "head"), unit="fraction", record=record, name="tokens copied")
 

@@ -5,19 +5,25 @@ alone in the stream: positions and all biases are left out, the norms' too. What
 LayerNorm takes off, are in; so processing the weights changes nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.weights import EMBEDDINGS, PART
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.hooks.index import plain
 from pellucid.model.attention import Attention
 from pellucid.model.decompose import before_norm
 from pellucid.model.norms import Norm, widened
+from pellucid.model.positional import Rotary, rotate
+
+EMBEDDINGS = ("raw", "extended")
+"""What heads are taken to read of a token: `W_E`, or `W_E` and what the first MLP makes of it alone."""
+PART = 2**21
+"""Numbers of a circuit formed at a time: 8 MB of float32, which stay in a processor's cache."""
 
 
 def token_ids(model: HookedTransformer, tokens: Any) -> Int[Tensor, " token"]:
@@ -52,6 +58,24 @@ def shared(W: Float[Tensor, "kv_head d_model d_head"], head: int, n_heads: int) 
     return W[head * len(W) // n_heads]
 
 
+def check_one_vocabulary(model: HookedTransformer, what: str) -> None:
+    """Whether tokens go out as they come in.
+
+    Args:
+        model: Of which.
+        what: What needs it.
+
+    Raises:
+        ArgumentError: They go out by another vocabulary.
+    """
+    config = model.config
+    if config.vocab_out != config.d_vocab:
+        raise ArgumentError(
+            f"{what} needs tokens that go out by the vocabulary they come in by, got d_vocab={config.d_vocab} and "
+            f"d_vocab_out={config.vocab_out}"
+        )
+
+
 def embedded(
     model: HookedTransformer, ids: Int[Tensor, " token"], embedding: str, layer: int
 ) -> Float[Tensor, "token d_model"]:
@@ -70,6 +94,70 @@ def embedded(
         return widened(rows)
     added = [mlp(model.blocks[0].ln2(part[None]))[0] for part in rows.split(max(1, PART // config.d_mlp))]
     return widened(rows) + widened(torch.cat(added))
+
+
+def token_embedding(model: HookedTransformer) -> str:
+    """``"extended"`` where there is a first MLP to extend by, else ``"raw"``."""
+    return "raw" if model.config.mlp is None or not model.config.n_layers else "extended"
+
+
+def ov_sides(
+    model: HookedTransformer, layer: int, head: int, stream: Float[Tensor, "token d_model"]
+) -> tuple[Float[Tensor, "token d_head"], Float[Tensor, "d_head d_vocab"]]:
+    """The two factors of a head's OV: what it reads of each token, and what it then writes for all tokens.
+
+    Args:
+        model: Model to read.
+        layer: Of the head.
+        head: Which head of the layer.
+        stream: What the layer reads of the tokens: `embedded`.
+    """
+    block, n_heads = model.blocks[layer], model.config.attention.n_heads
+    values = normed(block.ln1, stream) @ widened(shared(block.attn.W_V, head, n_heads))
+    return values, linear(model.ln_final, widened(block.attn.W_O[head])) @ widened(model.W_U)
+
+
+def ov_rows(
+    model: HookedTransformer, ids: Int[Tensor, " token"]
+) -> Iterator[tuple[int, int, slice, Float[Tensor, "row d_vocab"]]]:
+    """Rows of every head's OV, some at a time: layer, head, which of the tokens, and what it writes for each token.
+
+    A token is read as `token_embedding` says.
+    """
+    size = max(1, PART // max(1, model.config.vocab_out))
+    for layer in range(model.config.n_layers):
+        stream = embedded(model, ids, token_embedding(model), layer)
+        for head in range(model.config.attention.n_heads):
+            values, written = ov_sides(model, layer, head, stream)
+            for start in range(0, len(ids), size):
+                rows = slice(start, start + size)
+                yield layer, head, rows, values[rows] @ written
+
+
+def rotation(model: HookedTransformer, distance: int | None) -> tuple[Tensor, Tensor] | None:
+    """Cosines and sines of the angles between a query and a key so far before it; None without rotary positions.
+
+    Raises:
+        ArgumentError: The distance is missing, or makes no difference here.
+    """
+    if not isinstance(model.config.positions, Rotary) or model.rotary is None:
+        if distance is not None:
+            raise ArgumentError(
+                f"distance makes no difference in a model whose positions are not rotary, got {distance}; leave it out"
+            )
+        return None
+    if distance is None or not 0 <= distance < model.config.n_ctx:
+        raise ArgumentError(
+            "with rotary positions the circuit depends on the distance from key to query: distance must lie in "
+            f"0..{model.config.n_ctx - 1}, got {distance}; S − 1 is that of repeated tokens"
+        )
+    W_E = model.W_E
+    return model.rotary.at(torch.tensor([[distance]], device=W_E.device), model.config.n_ctx, W_E)
+
+
+def turned(queries: Float[Tensor, "row d_head"], by: tuple[Tensor, Tensor] | None) -> Float[Tensor, "row d_head"]:
+    """Queries turned by a `rotation`, keys being left where they are."""
+    return queries if by is None else rotate(queries[None, None], *by)[0, 0]
 
 
 def normed(norm: Norm, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

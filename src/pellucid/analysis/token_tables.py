@@ -13,14 +13,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.analysis.token_circuits import attention_of, embedded, linear, normed, shared, token_ids
-from pellucid.analysis.weights import PART
+from pellucid.analysis.token_circuits import (
+    PART,
+    attention_of,
+    embedded,
+    normed,
+    ov_sides,
+    rotation,
+    shared,
+    token_ids,
+    turned,
+)
 from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
 from pellucid.base.shown import Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.model.norms import widened
-from pellucid.model.positional import Rotary, rotate
 
 if TYPE_CHECKING:
     import rich.table
@@ -99,10 +107,8 @@ def ov_tokens(
         [0, 0]
     """
     ids = token_ids(model, tokens)
-    attn, at = attention_of(model, layer, head)
-    written = linear(model.ln_final, widened(attn.W_O[at])) @ widened(model.W_U)
-    W_V = widened(shared(attn.W_V, at, attn.config.n_heads))
-    read = normed(model.blocks[layer].ln1, embedded(model, ids, embedding, layer)) @ W_V
+    _, at = attention_of(model, layer, head)
+    read, written = ov_sides(model, layer, at, embedded(model, ids, embedding, layer))
     name = f"OV of head {layer}.{at}: tokens written {'for' if largest else 'against'}, for each attended to"
     settings = {"which": "OV", "layer": layer, "head": at, "embedding": embedding, "largest": largest}
     return token_table(model, name, read, written, k=k, ids=ids, settings=settings)
@@ -151,7 +157,7 @@ def qk_tokens(
     keys = normed(norm, embedded(model, everything, embedding, layer))
     keys = keys @ widened(shared(attn.W_K, at, attn.config.n_heads))
     queries = normed(norm, embedded(model, ids, embedding, layer)) @ widened(attn.W_Q[at]) * attn.config.factor
-    queries = _turned(model, queries, distance)
+    queries = turned(queries, rotation(model, distance))
     name = f"QK of head {layer}.{at}: keys attended to most, for each query"
     settings = {"which": "QK", "layer": layer, "head": at, "embedding": embedding, "distance": distance}
     return token_table(model, name, queries, keys.T, k=k, ids=ids, settings=settings)
@@ -204,22 +210,3 @@ def token_table(
 def words_of(model: HookedTransformer, ids: Sequence[int]) -> list[str]:
     """Tokens as text; their ids where the model has no tokenizer."""
     return list(map(str, ids)) if model.tokenizer is None else model.tokenizer.strings(ids)
-
-
-def _turned(
-    model: HookedTransformer, queries: Float[Tensor, "row d_head"], distance: int | None
-) -> Float[Tensor, "row d_head"]:
-    """Queries turned by the distance to the keys, which are left where they are."""
-    if not isinstance(model.config.positions, Rotary) or model.rotary is None:
-        if distance is not None:
-            raise ArgumentError(
-                f"distance makes no difference in a model whose positions are not rotary, got {distance}; leave it out"
-            )
-        return queries
-    if distance is None or not 0 <= distance < model.config.n_ctx:
-        raise ArgumentError(
-            "with rotary positions scores depend on the distance from key to query: distance must lie in "
-            f"0..{model.config.n_ctx - 1}, got {distance}"
-        )
-    angles = model.rotary.at(torch.tensor([[distance]], device=queries.device), model.config.n_ctx, model.W_E)
-    return rotate(queries[None, None], *angles)[0, 0]

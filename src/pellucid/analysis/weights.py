@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.analysis.token_circuits import PART, embedded, rotation, shared, token_ids, turned
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.record import Record
 from pellucid.base.seeds import generator
@@ -23,17 +24,12 @@ from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.maths.factored import FactoredMatrix
 from pellucid.measurement import Measurement
 from pellucid.model.norms import widened
-from pellucid.model.positional import Rotary, rotate
 
-EMBEDDINGS = ("raw", "extended")
-"""What heads are taken to read of a token: `W_E`, or `W_E` and what the first MLP makes of it alone."""
 DIRECTIONS = ("key per query", "query per key")
 """The best key of each token as a query, and the best query of each token as a key."""
 TOP = (1, 5)
 NEAR = 10
 """How many neighbours count as near."""
-PART = 2**21
-"""Numbers of the circuit formed at a time: 8 MB of float32, which stay in a processor's cache."""
 
 
 @torch.no_grad()
@@ -187,8 +183,6 @@ class _Circuits:
     """Both sides of the circuit of any two heads, `[d_vocab d_head]` each."""
 
     def __init__(self, model: HookedTransformer, embedding: str, distance: int | None) -> None:
-        if embedding not in EMBEDDINGS:
-            raise UnknownNameError(f"embedding must be a known one, got {embedding!r}{nearest(embedding, EMBEDDINGS)}")
         if not model.config.residual:
             raise ArgumentError(
                 "the circuit of two heads needs residual connections, through which the second reads what the first "
@@ -196,8 +190,8 @@ class _Circuits:
             )
         self.model = model
         self.raw = widened(model.W_E)
-        self.extended = _extended(model) if embedding == "extended" else self.raw
-        self.rotation = _rotation(model, distance)
+        self.extended = embedded(model, token_ids(model, None), embedding, 1)  # as any layer but the first reads it
+        self.rotation = rotation(model, distance)
 
     def head(self, label: str) -> tuple[int, int]:
         """Layer and head of a label such as "4.11"."""
@@ -211,8 +205,7 @@ class _Circuits:
 
     def queries(self, receiver: tuple[int, int]) -> Float[Tensor, "d_vocab d_head"]:
         """`W_E W_Q`; with rotary positions turned by the distance, keys being left where they are."""
-        q = self.extended @ self._weight("W_Q", receiver)
-        return q if self.rotation is None else rotate(q[None, None], *self.rotation)[0, 0]
+        return turned(self.extended @ self._weight("W_Q", receiver), self.rotation)
 
     def keys(self, sender: tuple[int, int], receiver: tuple[int, int]) -> Float[Tensor, "d_vocab d_head"]:
         """`W_E W_V W_O W_K`, the small product first."""
@@ -224,37 +217,7 @@ class _Circuits:
         """Of a query head; keys and values may be shared by several."""
         layer, head = at
         stack = getattr(self.model.blocks[layer].attn, name)
-        return widened(stack[head * len(stack) // self.model.config.attention.n_heads])
-
-
-def _extended(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
-    """`W_E + MLP₀(norm(W_E))`."""
-    mlp, config = model.blocks[0].mlp, model.config.mlp
-    if mlp is None or config is None:
-        raise ArgumentError(
-            "the extended embedding needs the first block's MLP, and this model has attention only; use embedding='raw'"
-        )
-    extended = widened(model.W_E).clone()
-    for out, rows in zip(*(W.split(max(1, PART // config.d_mlp)) for W in (extended, model.W_E)), strict=True):
-        out += mlp(model.blocks[0].ln2(rows[None]))[0]
-    return extended
-
-
-def _rotation(model: HookedTransformer, distance: int | None) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines of the angles between a query and a key so far before it."""
-    if not isinstance(model.config.positions, Rotary) or model.rotary is None:
-        if distance is not None:
-            raise ArgumentError(
-                f"distance makes no difference in a model whose positions are not rotary, got {distance}; leave it out"
-            )
-        return None
-    if distance is None or not 0 <= distance < model.config.n_ctx:
-        raise ArgumentError(
-            "with rotary positions the circuit depends on the distance from key to query: distance must lie in "
-            f"0..{model.config.n_ctx - 1}, got {distance}; S − 1 is that of repeated tokens"
-        )
-    W_E = model.W_E
-    return model.rotary.at(torch.tensor([[distance]], device=W_E.device), model.config.n_ctx, W_E)
+        return widened(shared(stack, head, self.model.config.attention.n_heads))
 
 
 def _best(ours: Float[Tensor, "token d_head"], others: Float[Tensor, "token d_head"]) -> Int[Tensor, "token k"]:

@@ -1,30 +1,26 @@
-"""The attention roles of all heads from one batched pass, which ends where the last layer's pattern is made.
+"""The attention roles of all heads, each with its control, from one batched pass.
 
-In: a model, repeated tokens, roles. Out: for each role scores and their control. The tokens that repeat and those that
-do not go through the model together; each pattern is reduced inside the pass, and what lies behind the last one (its
-MLP, the logits) is never computed.
+In: a model, repeated tokens, roles; or texts. Out: for each role scores and their control. The tokens that repeat and
+those that do not go through the model together (`heads.scored`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pellucid.analysis.attention import Cells, on_bos, warn_of_rest
-from pellucid.analysis.heads import Role, cells_of
-from pellucid.analysis.reading import chunks, starts_with_bos
-from pellucid.analysis.repeated import RepeatedTokens, unrepeated_tokens
+from pellucid.analysis.attention import masses, on_bos
+from pellucid.analysis.heads import Role, cells_of, scored
+from pellucid.analysis.repeated import RepeatedTokens
+from pellucid.analysis.texts import Texts, rows_of
 from pellucid.base.errors import ArgumentError
+from pellucid.base.record import Record
+from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement
-from pellucid.patching.sites import point
 
 AXES = ("prompt", "layer", "head")
-
-
-class _AllSeenError(Exception):
-    """The last pattern was read: what else the pass would compute, nobody asked for."""
 
 
 @torch.no_grad()
@@ -52,7 +48,8 @@ def attention_roles(
 
     Raises:
         TokenError: `tokens` lacks BOS and the tokenizer's policy asks for it.
-        ArgumentError: A role needs BOS where there is none; prompts too short for an offset; an offset below 1.
+        ArgumentError: A role needs BOS where there is none; prompts too short for an offset; an offset below 1; two
+            roles of one name.
 
     Source: Olsson et al. 2022, "In-context Learning and Induction Heads"; stripes as in `head_scores`.
 
@@ -64,85 +61,86 @@ def attention_roles(
         >>> bool(((score - control).mean("prompt").sel(layer=1).values > 0.9).all())
         True
     """
-    starts_with_bos(model, tokens.tokens, may_lack=tokens.bos_left_out)
-    for k in offsets:
-        if k < 1:
-            raise ArgumentError(f"the offset of a positional role must be 1 or more, got {k}")
-    positional = [Role(name=f"positional {k}", back=k) for k in offsets]
-    n, with_others = len(tokens.tokens), bool(positional) or any(role.repeated for role in roles)
-    others = _unrepeated(model, tokens) if with_others else None
-    both = tokens.tokens if others is None else torch.cat([tokens.tokens, others.tokens])
-    cells = [_both(role, tokens, others) for role in roles]
-    cells += [cells_of(role, others or tokens, bos=tokens.bos) for role in positional]
-    found = patterns_reduced(model, both, cells)
+    positional = [_positional(k) for k in offsets]
+    found = scored(model, tokens, roles, positional)
     made: dict[str, tuple[Measurement, Measurement]] = {}
-    for i, (role, cell) in enumerate(zip([*roles, *positional], cells, strict=True)):
-        score = found[n:, i] if role in positional else found[:n, i]
-        control = found[n:, i] if role.repeated else torch.full_like(score, cell.uniform())
-        on = others if role in positional and others is not None else tokens
-        made[role.name] = (_measured(model, on, score, role.name), _measured(model, tokens, control, role.name))
+    for i, role in enumerate([*roles, *positional]):
+        elsewhere = found.others if found.others is not None and i >= len(roles) else tokens
+        beside = found.others if found.others is not None and role.repeated else elsewhere
+        score, control = (
+            _measured(_record(model, on, role.name), values[:, i], role.name)
+            for on, values in ((elsewhere, found.scores), (beside, found.controls))
+        )
+        made[role.name] = (score, control)
     return made
 
 
-def patterns_reduced(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], cells: Sequence[Cells]
-) -> Float[Tensor, "batch score layer head"]:
-    """The mean attention on some cells, for every head: `attention.masses`, without what no pattern depends on.
+@torch.no_grad()
+def positional_on_texts(
+    model: HookedTransformer, texts: Texts, offsets: Sequence[int], *, length: int, rows: int = 30, seed: int = 0
+) -> dict[str, tuple[Measurement, Measurement]]:
+    """Positional roles on shuffled text: the tokens of each row in random order, so that only the position tells a key.
 
     Args:
         model: Model to read.
-        tokens: Prompts of one length, without padding.
-        cells: What each score is the mean of.
+        texts: A `Corpus`, texts, or rows of token ids without padding.
+        offsets: Each `k`: attention from p to p − k, BOS never the key.
+        length: Tokens of a row, BOS included; shorter rows are passed over.
+        rows: How many are read at most.
+        seed: Of the order.
 
     Returns:
-        Attention mass, float64.
+        By name (``"positional k"``) score and control, ``[prompt layer head]``, attention mass; the control is uniform
+        attention over the visible keys.
 
-    Warns:
-        MisreadWarning: Most heads rest on BOS.
+    Raises:
+        ArgumentError: No row is as long; an offset that no row has room for.
+        TokenError: A text cannot be encoded; rows of ids lack the BOS that the tokenizer's policy asks for.
     """
-    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
-    resting = on_bos(model, tokens) if cells and n_layers else None
-    cells = [*cells, *([] if resting is None else [resting])]
-    out = torch.empty(len(tokens), len(cells), n_layers, n_heads, dtype=torch.float64)
-    if not n_layers or not cells:
-        return out
-    cells = [Cells(cell.queries.to(model.device), cell.keys.to(model.device), cell.counted) for cell in cells]
-    for rows in chunks(tokens, widest=n_heads * tokens.shape[1]):
-        run = model.live_run()
-        for layer in range(n_layers):
-
-            def read(pattern: Tensor, _: object, rows: slice = rows, layer: int = layer) -> None:
-                out[rows, :, layer] = torch.stack([cell.mean(pattern, rows) for cell in cells], 1).to(out)
-                if layer == n_layers - 1:
-                    raise _AllSeenError
-
-            run.add_reader(point("pattern", layer), read)
-        try:
-            model(tokens[rows].to(model.device), return_type=None, run=run)
-        except _AllSeenError:
-            continue
-    if resting is None:
-        return out
-    warn_of_rest(out[:, -1].mean(0), stacklevel=4)
-    return out[:, :-1]
+    tokens, bos = shuffled(model, texts, length=length, rows=rows, seed=seed)
+    roles = [_positional(k) for k in offsets]
+    cells = [cells_of(role, tokens, bos=bos) for role in roles]
+    found, made = masses(model, tokens, cells), {}
+    settings = {"texts": "shuffled", "batch": len(tokens), "length": length, "bos": bos}
+    for i, (role, cell) in enumerate(zip(roles, cells, strict=True)):
+        record = record_of(model, task=role.name, seed=seed, settings=settings)
+        both = (found[:, i], torch.full_like(found[:, i], cell.uniform()))
+        score, control = (_measured(record, values, role.name) for values in both)
+        made[role.name] = (score, control)
+    return made
 
 
-def _unrepeated(model: HookedTransformer, tokens: RepeatedTokens) -> RepeatedTokens:
-    told: Mapping[str, int] = {"seq_len": tokens.seq_len, "batch": len(tokens.tokens), "seed": tokens.seed}
-    return unrepeated_tokens(model, **told, rule=tokens.rule, bos=tokens.bos)
+def shuffled(
+    model: HookedTransformer, texts: Texts, *, length: int, rows: int, seed: int
+) -> tuple[Int[Tensor, "row pos"], bool]:
+    """The first rows of texts of this length, each in an order of its own behind BOS; and whether BOS stands there.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    kept: list[Tensor] = []
+    for batch in rows_of(model, texts, widest=model.config.d_model, length=length):
+        kept += [ids for ids, n in zip(batch.tokens, batch.lengths, strict=True) if n == length]
+        if len(kept) >= rows:
+            break
+    if not kept:
+        raise ArgumentError(f"texts must hold a row of {length} tokens, BOS included, got none; give longer ones")
+    tokens = torch.stack(kept[:rows])
+    bos, draws = on_bos(model, tokens), generator(seed)
+    for ids in tokens:
+        ids[int(bos) :] = ids[int(bos) + torch.randperm(length - int(bos), generator=draws)]
+    return tokens, bos
 
 
-def _both(role: Role, tokens: RepeatedTokens, others: RepeatedTokens | None) -> Cells:
-    """A role's cells for the prompts that repeat and, behind them, those that do not."""
-    cell = cells_of(role, tokens, bos=tokens.bos)
-    if others is None or not role.repeated:
-        return cell
-    beside = cells_of(role, others, bos=others.bos).counted
-    if beside is None:
-        return cell
-    return Cells(cell.queries, cell.keys, torch.cat([torch.ones_like(beside), beside]))
+def _positional(k: int) -> Role:
+    if k < 1:
+        raise ArgumentError(f"the offset of a positional role must be 1 or more, got {k}")
+    return Role(name=f"positional {k}", back=k)
 
 
-def _measured(model: HookedTransformer, tokens: RepeatedTokens, values: Tensor, name: str) -> Measurement:
-    record = record_of(model, task=name, seed=tokens.seed, settings=tokens.settings)
+def _record(model: HookedTransformer, tokens: RepeatedTokens, name: str) -> Record:
+    return record_of(model, task=name, seed=tokens.seed, settings=tokens.settings)
+
+
+def _measured(record: Record, values: Tensor, name: str) -> Measurement:
     return Measurement(values, AXES, unit="attention mass", record=record, name=name)

@@ -1,160 +1,44 @@
 """The zoo of head roles: for each a score, a control, a test of one against the other, and a plain yes or no.
 
 In: a model. Out: every head in every role of `zoo_roles.py`. Roles of attention are told from one batched pass over
-random tokens, the others from the weights, where there are no prompts and so no interval and no test. Those that need a
-task are found where tasks are known: `pellucid.studies.heads_page.task_roles`.
+random tokens, the others from the weights: by tokens, or beside what chance gives. Those that need a task are found
+where tasks are known: `pellucid.studies.heads_page.task_roles`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pellucid.analysis.compose import composition
-from pellucid.analysis.copying import copying_score
-from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, SELF
+from pellucid.analysis.compose import composition, strongest_by_chance
+from pellucid.analysis.copying import copying_by_chance
+from pellucid.analysis.heads import BOS, DUPLICATE, INDUCTION, PREVIOUS, SELF, role_scores
 from pellucid.analysis.reading import about_bos
 from pellucid.analysis.repeated import RepeatedTokens, repeated_tokens
-from pellucid.analysis.zoo_attention import attention_roles
-from pellucid.analysis.zoo_roles import POSITIONAL, ZOO, ZooRole, role_named
+from pellucid.analysis.texts import Texts
+from pellucid.analysis.zoo_attention import attention_roles, positional_on_texts
+from pellucid.analysis.zoo_found import ALPHA, Found, barred_where, check_test
+from pellucid.analysis.zoo_roles import POSITIONAL, SHUFFLED, ZOO, ZooRole, positional, roles_named
 from pellucid.analysis.zoo_weights import copy_suppression, successor
 from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError, nearest
 from pellucid.base.shown import Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
+from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
 
 if TYPE_CHECKING:
     import rich.table
 
-ALPHA = 0.05
-_STRIPES = {"previous_token": PREVIOUS, "duplicate_token": DUPLICATE, "induction": INDUCTION, "bos": BOS, "self": SELF}
+STRIPES = {"previous_token": PREVIOUS, "duplicate_token": DUPLICATE, "induction": INDUCTION, "bos": BOS, "self": SELF}
+"""Where a head attends that plays a role of attention, by the role's name in the zoo."""
+DRAWS, FEW, LARGE = 49, 19, 64
+"""Draws of chance for what is read off the weights, and how many where there are more heads than the last number: the
+fewest in which the largest of 20 is 5 %."""
 _INPUTS = {f"{name}_composition": name for name in "qkv"}
-
-
-class HeadRow(NamedTuple):
-    """One head in one role."""
-
-    head: str
-    score: float
-    low: float
-    """NaN without prompts, or with one."""
-    high: float
-    control: float
-    p: float
-    """Of score minus control, corrected over the heads; NaN where nothing can be tested."""
-    plays: bool | None
-    """Clearly above its control; None: one prompt cannot tell."""
-    partner: str | None = None
-    """The earlier head that it composes with most."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Found:
-    """Every head in one role."""
-
-    role: ZooRole
-    score: Measurement | None = None
-    """``[prompt layer head]``, or ``[layer head]`` from weights; None: see `reason`."""
-    control: Measurement | None = None
-    """On the same axes."""
-    test: Measurement | None = None
-    """Score minus control, ``[layer head]``, with ``low``, ``high``, ``p_value`` and ``p_corrected``; None: no
-    prompts."""
-    reason: str = ""
-    """Why there is no score."""
-    partners: tuple[str, ...] = ()
-    """For each head the one that it composes with most."""
-    barred: np.ndarray | None = field(default=None, repr=False)
-    """``[layer head]``: True for heads that cannot play it."""
-    alpha: float = ALPHA
-
-    @classmethod
-    def of(
-        cls,
-        role: ZooRole,
-        score: Measurement,
-        control: Measurement,
-        *,
-        correction: str = "fdr",
-        alpha: float = ALPHA,
-        barred: np.ndarray | None = None,
-    ) -> "Found":
-        """A role with its test: the difference by prompt, corrected over the heads.
-
-        Raises:
-            ArgumentError: Score and control speak of different cells; `alpha` cannot be.
-            UnknownNameError: There is no such correction.
-
-        Warns:
-            MisreadWarning: Nothing was found, and nothing could have been: there are too few prompts.
-        """
-        test = None
-        if "prompt" in score.dims and score.shape[0] > 1 and score.values.size:
-            difference = score - control
-            found = difference.significant(alpha, correction=correction)
-            means = difference.mean("prompt")  # `significant` leaves out what is not
-            p = found.dataset["p_corrected"].values
-            test = Measurement(
-                means.values,
-                means.dims,
-                unit=means.unit,
-                record=found.record.add(settings={"correction": correction, "alpha": alpha}),
-                name=f"{role.name}, score minus control",
-                variables={
-                    "p_corrected": (means.dims, p),
-                    **{key: (means.dims, found.dataset[key].values) for key in ("low", "high", "p_value")},
-                },
-            )
-        return cls(role=role, score=score, control=control, test=test, alpha=alpha, barred=barred)
-
-    def rows(self) -> list[HeadRow]:
-        """A row for each head, those that lie farthest above their control first; barred heads come last."""
-        if self.score is None or self.control is None:
-            return []
-        with_prompts = "prompt" in self.score.dims
-        means = self.score.mean("prompt").dataset if with_prompts else self.score.dataset
-        control = (self.control.mean("prompt") if with_prompts else self.control).values
-        values, none = means["value"].values, np.full(means["value"].shape, np.nan)
-        low, high = (means[key].values if key in means else none for key in ("low", "high"))
-        p = none if self.test is None else self.test.dataset["p_corrected"].values
-        gap = values - control
-        if self.barred is not None:
-            gap = np.where(self.barred, np.nan, gap)
-        order = np.argsort(-np.nan_to_num(gap.ravel(), nan=-np.inf), kind="stable")
-        rows = []
-        for at in (np.unravel_index(i, gap.shape) for i in order):
-            here = {
-                name: float(x[at])
-                for name, x in {"score": values, "low": low, "high": high, "control": control, "p": p}.items()
-            }
-            plays = self._plays(float(gap[at]), here["p"], with_prompts)
-            partner = self.partners[int(np.ravel_multi_index(at, gap.shape))] if self.partners else None
-            rows.append(HeadRow(head=f"{at[0]}.{at[1]}", **here, plays=plays, partner=partner or None))
-        return rows
-
-    def players(self) -> list[str]:
-        """The heads that clearly play it, best first."""
-        return [row.head for row in self.rows() if row.plays]
-
-    def best(self) -> Measurement | None:
-        """The best head's score, chosen on one half of the prompts and measured on the other; None without prompts."""
-        if self.score is None or self.control is None or self.test is None:
-            return None
-        by = self.score - self.control
-        if self.barred is not None:
-            kept = {str(key): (tuple(map(str, x.dims)), x.values.tolist()) for key, x in by.dataset.coords.items()}
-            frames = {key: x for key, x in kept.items() if key not in by.dims}
-            values = np.where(self.barred, np.nan, by.values)
-            by = Measurement(values, by.dims, unit=by.unit, record=by.record, name=by.name, coords=frames)
-        return self.score.best(1, by=by)
-
-    def _plays(self, gap: float, p: float, with_prompts: bool) -> bool | None:
-        if not np.isfinite(gap) or gap < self.role.least:
-            return False
-        if not with_prompts:
-            return True
-        return None if np.isnan(p) else p <= self.alpha
+_SHARES = (2 / 3, 1 / 2)
+"""Other distances that induction is asked for at, as shares of the tokens' own."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -202,11 +86,11 @@ class Zoo:
         """The best head of each role, and who clearly plays it."""
         columns, rows = ["role", "best head", "score", "control", "p", "clear heads"], []
         for name, one in self.found.items():
-            listed = one.rows()
-            if not listed:
-                rows.append([name, "-", "-", "-", "-", one.reason])
+            best = one.leader()
+            if best is None:
+                rows.append([name, "-", "-", "-", "-", one.reason or "; ".join(one.bars())])
                 continue
-            best, p = listed[0], "-" if np.isnan(listed[0].p) else f"{listed[0].p:.2g}"
+            p = "-" if np.isnan(best.p) else f"{best.p:.2g}"
             players = " ".join(one.players()[:8]) or ("untested" if best.plays is None else "none")
             rows.append([name, best.head, f"{best.score:.2f}", f"{best.control:.2f}", p, players])
         return Shown(title=f"Zoo: p corrected over heads ({self.correction})", columns=columns, rows=rows, rest=0)
@@ -219,10 +103,15 @@ def zoo(
     seq_len: int | None = None,
     batch: int = 30,
     seed: int = 0,
+    texts: Texts | None = None,
     correction: str = "fdr",
     alpha: float = ALPHA,
 ) -> Zoo:
     """How strongly each head plays each role, with intervals, controls, and tests corrected over the heads.
+
+    Induction is asked for at two shorter distances too. Copying and composition are read off the weights, where nothing
+    is sampled: they have no interval, and are ranked among what shuffled vocabularies and random heads give, by the
+    farthest head of each draw, whichever correction is asked for.
 
     Args:
         model: Model to read.
@@ -230,6 +119,8 @@ def zoo(
         seq_len: Random tokens of a half; None for `default_seq_len`.
         batch: Prompts.
         seed: Of the random tokens, and of the controls of weights.
+        texts: What positional roles are told from, its tokens shuffled within each row; rows are as long as the random
+            prompts, and as many at most. None: random tokens that do not repeat.
         correction: ``"fdr"``: Benjamini and Hochberg; ``"max"``: the max-statistic; over the heads, role by role.
         alpha: As for `Measurement.significant`.
 
@@ -238,7 +129,7 @@ def zoo(
 
     Raises:
         UnknownNameError: There is no such role, or no such correction.
-        ArgumentError: A role needs a task; `seq_len` or `batch` cannot be.
+        ArgumentError: A role needs a task; an argument that cannot be; no row of the texts is long enough.
 
     Warns:
         MisreadWarning: Too few prompts for anything to come out significant.
@@ -252,80 +143,146 @@ def zoo(
         >>> found["previous_token"].players(), sorted(found["copying"].players())
         (['0.1'], ['1.0', '1.1', '1.2', '1.3'])
     """
-    named = [role for role in ZOO.values() if role.kind != "task"] if roles is None else list(map(role_named, roles))
+    named = [role for role in ZOO.values() if role.kind != "task"] if roles is None else roles_named(roles)
     for role in named:
         if role.kind == "task":
             raise ArgumentError(
                 f"the role {role.name} needs a task; take pellucid.studies.heads_page.task_roles, or `pellucid heads "
                 f"--role {role.name}`"
             )
-    tokens = None
-    if any(role.kind == "attention" for role in named):
-        tokens = repeated_tokens(model, seq_len=seq_len, batch=batch, seed=seed)
-    found = {} if tokens is None else _by_attention(model, named, tokens, correction, alpha)
-    found |= {role.name: _by_weights(model, role, seed) for role in named if role.kind == "weights"}
+    check_test(correction, alpha)
+    check_seed(seed)
+    at_least("batch", batch, 1)
+    seq_len = None if seq_len is None else at_least("seq_len", seq_len, 2)
+    test: dict[str, Any] = {"correction": correction, "alpha": alpha}
+    found: dict[str, Found] = {}
+    if asked := {role.name: role for role in named if role.kind == "attention"}:
+        found |= _by_attention(
+            model, asked, repeated_tokens(model, seq_len=seq_len, batch=batch, seed=seed), texts, test
+        )
+    found |= _by_weights(model, {role.name: role for role in named if role.kind == "weights"}, seed, test)
     return Zoo({role.name: found[role.name] for role in named}, correction)
 
 
+def check_seed(seed: int) -> None:
+    """Whether random numbers can have this seed.
+
+    Raises:
+        ArgumentError: They cannot.
+    """
+    if at_least("seed", seed, 0) >= 2**63:
+        raise ArgumentError(f"seed must lie below 2^63, got {seed}")
+
+
 def _by_attention(
-    model: HookedTransformer, named: Sequence[ZooRole], tokens: RepeatedTokens, correction: str, alpha: float
+    model: HookedTransformer,
+    asked: Mapping[str, ZooRole],
+    tokens: RepeatedTokens,
+    texts: Texts | None,
+    test: Mapping[str, Any],
 ) -> dict[str, Found]:
-    """The attention roles among those named, together."""
-    found, stripes, offsets = {}, [], []
-    longest = tokens.tokens.shape[1] - 1 - tokens.bos
-    asked = {role.name: role for role in named if role.kind == "attention"}
+    """The attention roles among those asked for, together."""
+    found, offsets, n_pos = {}, {}, tokens.tokens.shape[1]
     for name, role in asked.items():
+        k = 0 if name in STRIPES else int(name.removeprefix(POSITIONAL))
         if name == "bos" and not tokens.bos:
             found[name] = Found(role=role, reason=about_bos(model))
-        elif name in _STRIPES:
-            stripes.append(_STRIPES[name])
-        elif (k := int(name.removeprefix(POSITIONAL))) <= longest:
-            offsets.append(k)
-        else:
-            reason = f"no token lies {k} back in prompts of {tokens.tokens.shape[1]} tokens"
-            found[name] = Found(role=role, reason=reason)
-    made = attention_roles(model, tokens, stripes, offsets=offsets)
+        elif k > n_pos - 1 - tokens.bos:
+            found[name] = Found(role=role, reason=f"no token lies {k} back in prompts of {n_pos} tokens")
+        elif k:
+            offsets[name] = k
+    stripes = [STRIPES[name] for name in asked if name in STRIPES and name not in found]
+    made = attention_roles(model, tokens, stripes, offsets=list(offsets.values()) if texts is None else ())
+    if texts is not None and offsets:
+        rows = {"length": n_pos, "rows": len(tokens.tokens), "seed": tokens.seed}
+        made |= positional_on_texts(model, texts, list(offsets.values()), **rows)
     for name, role in asked.items():
-        if name not in found:
-            stripe = _STRIPES[name].name if name in _STRIPES else name.replace("_", " ")
-            found[name] = Found.of(role, *made[stripe], correction=correction, alpha=alpha)
+        if name in found:
+            continue
+        role = positional(offsets[name], SHUFFLED) if name in offsets and texts is not None else role
+        scored = made[STRIPES[name].name if name in STRIPES else name.replace("_", " ")]
+        barred = _at_one_distance(model, tokens, *scored, role.least) if name == "induction" else None
+        found[name] = Found.of(role, *scored, **test, barred=barred)
     return found
 
 
-def _by_weights(model: HookedTransformer, role: ZooRole, seed: int) -> Found:
-    """A role that is told from the weights, or why it is not."""
-    try:
-        if role.name in _INPUTS:
-            return _composing(model, role, seed)
-        read = {
-            "copying": lambda: copying_score(model, seed=seed),
-            "copy_suppression": lambda: copy_suppression(model, seed=seed),
-            "successor": lambda: successor(model),
-        }
-        score = read[role.name]()
-    except (ArgumentError, TokenError) as error:
-        return Found(role=role, reason=str(error))
-    return Found(role=role, score=score, control=_beside(score, score.dataset["control"].values, role))
+def _at_one_distance(
+    model: HookedTransformer, tokens: RepeatedTokens, score: Measurement, control: Measurement, least: float
+) -> np.ndarray | None:
+    """The heads that look back as induction heads do at one distance alone, as a model does that was trained on one."""
+    own = tokens.seq_len
+    others = [n for n in dict.fromkeys(int(own * share) for share in _SHARES) if 2 <= n < own]
+    if not others or not score.values.size:
+        return None
+    gaps, batch = [], max(1, len(tokens.tokens) // 3)
+    for n in others:
+        again = repeated_tokens(model, seq_len=n, batch=batch, seed=tokens.seed, rule=tokens.rule, bos=tokens.bos)
+        there = role_scores(model, again, [INDUCTION])
+        gaps.append((there.score - there.control).values.mean(0)[0])
+    here = (score - control).values.mean(0)
+    why = f"does so where the copy begins after {own} tokens, and not after {' or '.join(map(str, others))}"
+    return barred_where((here >= least) & (np.min(gaps, 0) < least), why)
 
 
-def _composing(model: HookedTransformer, role: ZooRole, seed: int) -> Found:
-    """For each head the earlier head that it composes with most; none below the second layer."""
-    pairs = composition(model, seed=seed).sel(input=_INPUTS[role.name]).dataset
-    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
-    raw, chance = pairs["raw"].values.reshape(n_layers * n_heads, n_layers, n_heads), float(pairs["baseline"])
-    score = np.full((n_layers, n_heads), np.nan)
-    partners = [""] * (n_layers * n_heads)
-    for layer in range(1, n_layers):
-        earlier = raw[: layer * n_heads, layer]
-        score[layer] = earlier.max(0)
-        for head, at in enumerate(earlier.argmax(0)):
-            partners[layer * n_heads + head] = "{}.{}".format(*divmod(int(at), n_heads))
-    record = record_of(model, task=role.name, seed=seed, settings={"norms": "folded", "partner": "strongest"})
-    made = Measurement(score, ("layer", "head"), unit="fraction", record=record, name=role.name)
-    control = np.where(np.isnan(score), np.nan, chance)
-    return Found(role=role, score=made, control=_beside(made, control, role), partners=tuple(partners))
+def _by_weights(
+    model: HookedTransformer, asked: Mapping[str, ZooRole], seed: int, test: Mapping[str, Any]
+) -> dict[str, Found]:
+    """The roles that are told from the weights, or why they are not."""
+    found = {}
+    composed = [role for name, role in asked.items() if name in _INPUTS]
+    ways = {"copying": lambda role: _copying(model, role, seed, test["alpha"])}
+    ways["copy_suppression"] = lambda role: _by_tokens(role, copy_suppression(model, seed=seed), test)
+    ways["successor"] = lambda role: _by_tokens(role, successor(model), test)
+    for name, role in asked.items():
+        if name in ways:
+            try:
+                found[name] = ways[name](role)
+            except (ArgumentError, TokenError) as error:
+                found[name] = Found(role=role, reason=str(error))
+    return found | (_composing(model, composed, seed, test["alpha"]) if composed else {})
 
 
-def _beside(score: Measurement, control: np.ndarray, role: ZooRole) -> Measurement:
+def _draws(model: HookedTransformer, alpha: float) -> int:
+    """How many draws of chance: enough to reach `alpha`, if that takes less than a thousand."""
+    small = model.config.n_layers * model.config.attention.n_heads <= LARGE
+    return max(DRAWS if small else FEW, min(999, math.ceil(1 / alpha - 1e-9) - 1))
+
+
+def _copying(model: HookedTransformer, role: ZooRole, seed: int, alpha: float) -> Found:
+    made = copying_by_chance(model, draws=_draws(model, alpha), seed=seed).numpy()
+    record = record_of(model, task=role.name, seed=seed, settings={"embedding": "raw", "norms": "folded"})
+    score = Measurement(made[0], ("layer", "head"), unit="fraction", record=record, name=role.name)
+    return Found.by_chance(role, score, made[1:], alpha=alpha)
+
+
+def _by_tokens(role: ZooRole, score: Measurement, test: Mapping[str, Any]) -> Found:
     name = f"{role.name}, control"
-    return Measurement(control, score.dims, unit=score.unit, record=score.record, name=name)
+    told = {"unit": score.unit, "record": score.record, "name": name}
+    control = Measurement(score.dataset["control"].values, score.dims, **told)
+    return Found.of(role, score, control, **test, unit="tokens")
+
+
+def _composing(model: HookedTransformer, roles: Sequence[ZooRole], seed: int, alpha: float) -> dict[str, Found]:
+    """For each head the earlier head that it composes with most; none in the first layer."""
+    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    try:
+        pairs = composition(model, seed=seed)
+    except ArgumentError as error:
+        return {role.name: Found(role=role, reason=str(error)) for role in roles}
+    if n_layers < 2:
+        return {role.name: Found(role=role, reason="no head lies in an earlier layer") for role in roles}
+    chance, found = strongest_by_chance(model, draws=_draws(model, alpha), seed=seed).numpy(), {}
+    barred = np.full((n_layers, n_heads), "", dtype=object)
+    barred[0] = "no head lies in an earlier layer"
+    for role in roles:
+        raw = pairs.sel(input=_INPUTS[role.name]).dataset["raw"].values.reshape(-1, n_layers, n_heads)
+        score, partners = np.full((n_layers, n_heads), np.nan), [""] * (n_layers * n_heads)
+        for layer in range(1, n_layers):
+            earlier = raw[: layer * n_heads, layer]
+            score[layer] = earlier.max(0)
+            for head, at in enumerate(earlier.argmax(0)):
+                partners[layer * n_heads + head] = "{}.{}".format(*divmod(int(at), n_heads))
+        record = record_of(model, task=role.name, seed=seed, settings={"norms": "folded", "partner": "strongest"})
+        made = Measurement(score, ("layer", "head"), unit="fraction", record=record, name=role.name)
+        found[role.name] = Found.by_chance(role, made, chance, alpha=alpha, barred=barred, partners=partners)
+    return found

@@ -1,25 +1,22 @@
 """Roles read off a head's OV alone: does it write against the token that it attends to, or for the next in a row?
 
-In: a model. Out: for each head the share of tokens for which it does, and a control. There are no prompts, and so no
+In: a model. Out: for each token and head whether it does, and a control; the mean over tokens is their share, with its
 interval. OV is as large as the vocabulary squared: it is formed some rows at a time. A token is read as its embedding
 and, where there is one, what the first MLP makes of it; only heads of layer 0, which lie before it, read the bare one.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.analysis.repeated import ordinary_tokens
-from pellucid.analysis.token_circuits import embedded, linear, normed, shared
-from pellucid.analysis.weights import PART
+from pellucid.analysis.token_circuits import check_one_vocabulary, ov_rows, token_embedding
 from pellucid.base.errors import ArgumentError, TokenError
 from pellucid.base.seeds import generator
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.measurement import Measurement
-from pellucid.model.norms import widened
 
 BOTTOM = 10
 """Tokens that a head writes for least, among which the one attended to must be, for it to be suppressed."""
@@ -38,7 +35,7 @@ SERIES = {
 
 @torch.no_grad()
 def copy_suppression(model: HookedTransformer, *, sample: int | None = SAMPLE, seed: int = 0) -> Measurement:
-    """The share of tokens that a head, where it attends to one, puts among the ten that it writes for least.
+    """Whether a head, where it attends to a token, puts it among the ten that it writes for least.
 
     Args:
         model: Model to read, whose tokens go out as they come in.
@@ -46,8 +43,9 @@ def copy_suppression(model: HookedTransformer, *, sample: int | None = SAMPLE, s
         seed: Of the draw, and of the control.
 
     Returns:
-        ``[layer head]``, fraction of the tokens. ``control`` asks for another token of the draw instead of the one
-        attended to: by chance, ten in the vocabulary.
+        ``[prompt layer head]``, 1 or 0, a fraction in the mean; each token stands for a prompt, and is told by the
+        coordinate ``token``. ``control`` asks for another token of the draw instead of the one attended to: by chance,
+        ten in the vocabulary.
 
     Raises:
         ArgumentError: Tokens go out by another vocabulary; `sample` is below 2.
@@ -57,43 +55,38 @@ def copy_suppression(model: HookedTransformer, *, sample: int | None = SAMPLE, s
 
     Example:
         >>> model = HookedTransformer.from_pretrained("toy-induction", device="cpu")
-        >>> float(copy_suppression(model).values[1].max())
+        >>> float(copy_suppression(model).mean("prompt").sel(layer=1).values.max())
         0.0
     """
-    config = model.config
-    if config.vocab_out != config.d_vocab:
-        raise ArgumentError(
-            "copy suppression needs tokens that go out by the vocabulary they come in by, got "
-            f"d_vocab={config.d_vocab} and d_vocab_out={config.vocab_out}"
-        )
+    check_one_vocabulary(model, "copy suppression")
     if sample is not None and sample < 2:
         raise ArgumentError(f"sample must be 2 or more tokens, got {sample}; None takes all")
     draws, ids = generator(seed), ordinary_tokens(model)
     if sample is not None and sample < len(ids):
         ids = ids[torch.randperm(len(ids), generator=draws)[:sample]]
     asked = torch.stack([ids, ids.roll(1)]).to(model.device)
-    found = torch.zeros(2, config.n_layers, config.attention.n_heads, dtype=torch.float64)
-    for layer, head, rows, scores in _rows(model, asked[0]):
+    found = _nothing(model, ids)
+    for layer, head, rows, scores in ov_rows(model, asked[0]):
         tenth = scores.topk(min(BOTTOM, scores.shape[1]), dim=1, largest=False).values.amax(1)
         mean = scores.mean(1)
         for i, wanted in enumerate(asked[:, rows]):
             own = scores.gather(1, wanted[:, None])[:, 0]
-            found[i, layer, head] += float(((own <= tenth) & (own < mean)).sum())  # one that writes nothing does not
-    settings = {"tokens": len(ids), "embedding": _embedding(model), "bottom": BOTTOM}
-    return _measured(model, found / len(ids), "copy suppression", settings, seed)
+            found[i, rows, layer, head] = ((own <= tenth) & (own < mean)).to(found)  # one that writes nothing does not
+    settings = {"tokens": len(ids), "embedding": token_embedding(model), "bottom": BOTTOM}
+    return _measured(model, found, "copy suppression", settings, seed, ids)
 
 
 @torch.no_grad()
 def successor(model: HookedTransformer) -> Measurement:
-    """The share of ordinals for which a head, where it attends to one, writes most for the next one of all tokens.
+    """Whether a head, where it attends to an ordinal, writes most for the next one of all tokens.
 
     Args:
         model: Model to read, whose tokens go out as they come in.
 
     Returns:
-        ``[layer head]``, fraction of the ordinals that have a next one, both of them single tokens here (`SERIES`, each
-        with a space in front and without). ``control`` asks for a random other of the same row instead of the next:
-        what a head that knows the row and not its order would have.
+        ``[prompt layer head]``, 1 or 0, a fraction in the mean; each ordinal that has a next one stands for a prompt,
+        both of them single tokens here (`SERIES`, each with a space in front and without). ``control`` asks for a
+        random other of the same row instead of the next: what a head that knows the row and not its order would have.
 
     Raises:
         ArgumentError: Tokens go out by another vocabulary.
@@ -106,28 +99,23 @@ def successor(model: HookedTransformer) -> Measurement:
         >>> successor(model).record.settings["tokens"] > 9
         True
     """
-    config = model.config
-    if config.vocab_out != config.d_vocab:
-        raise ArgumentError(
-            "successor heads need tokens that go out by the vocabulary they come in by, got "
-            f"d_vocab={config.d_vocab} and d_vocab_out={config.vocab_out}"
-        )
+    check_one_vocabulary(model, "successor heads")
     rows_of, names = successions(model)
     ids = torch.tensor([now for now, _, _ in rows_of], device=model.device)
     after = torch.tensor([then for _, then, _ in rows_of], device=model.device)
     # For each ordinal, which tokens are another of its row, neither itself nor the next: [ordinal d_vocab]
-    others = torch.zeros(len(ids), config.d_vocab, dtype=torch.bool, device=model.device)
+    others = torch.zeros(len(ids), model.config.d_vocab, dtype=torch.bool, device=model.device)
     for i, (now, then, row) in enumerate(rows_of):
         others[i, [x for x in row if x not in (now, then)]] = True
-    found = torch.zeros(2, config.n_layers, config.attention.n_heads, dtype=torch.float64)
-    for layer, head, rows, scores in _rows(model, ids):
+    found = _nothing(model, ids)
+    for layer, head, rows, scores in ov_rows(model, ids):
         best = scores.max(1)
         told = best.values > scores.mean(1)  # nothing is written: no argmax
-        found[0, layer, head] += float(((best.indices == after[rows]) & told).sum())
+        found[0, rows, layer, head] = ((best.indices == after[rows]) & told).to(found)
         share = others[rows].gather(1, best.indices[:, None])[:, 0] / others[rows].sum(1).clamp(min=1)
-        found[1, layer, head] += float((share * told).sum())
-    settings = {"tokens": len(ids), "series": names, "embedding": _embedding(model)}
-    return _measured(model, found / len(ids), "successor", settings, None)
+        found[1, rows, layer, head] = (share * told).to(found)
+    settings = {"tokens": len(ids), "series": names, "embedding": token_embedding(model)}
+    return _measured(model, found, "successor", settings, None, ids)
 
 
 def successions(model: HookedTransformer) -> tuple[list[tuple[int, int, list[int]]], list[str]]:
@@ -169,35 +157,20 @@ def _single(model: HookedTransformer, text: str) -> int | None:
     return ids[0] if known else None
 
 
-def _embedding(model: HookedTransformer) -> str:
-    return "raw" if model.config.mlp is None or not model.config.n_layers else "extended"
-
-
-def _rows(
-    model: HookedTransformer, ids: Int[Tensor, " token"]
-) -> Iterator[tuple[int, int, slice, Float[Tensor, "row d_vocab"]]]:
-    """Rows of every head's OV, some at a time: layer, head, which of the tokens, and what it writes for each token."""
-    size, n_heads = max(1, PART // max(1, model.config.vocab_out)), model.config.attention.n_heads
-    W_U = widened(model.W_U)
-    for layer, block in enumerate(model.blocks):
-        read = normed(block.ln1, embedded(model, ids, _embedding(model), layer))
-        for head in range(n_heads):
-            values = read @ widened(shared(block.attn.W_V, head, n_heads))
-            written = linear(model.ln_final, widened(block.attn.W_O[head])) @ W_U
-            for start in range(0, len(ids), size):
-                rows = slice(start, start + size)
-                yield layer, head, rows, values[rows] @ written
+def _nothing(model: HookedTransformer, ids: Tensor) -> Float[Tensor, "what token layer head"]:
+    return torch.zeros(2, len(ids), model.config.n_layers, model.config.attention.n_heads, dtype=torch.float64)
 
 
 def _measured(
-    model: HookedTransformer, found: Tensor, name: str, settings: dict[str, object], seed: int | None
+    model: HookedTransformer, found: Tensor, name: str, settings: dict[str, object], seed: int | None, ids: Tensor
 ) -> Measurement:
-    dims = ("layer", "head")
+    dims = ("prompt", "layer", "head")
     return Measurement(
         found[0],
         dims,
         unit="fraction",
         record=record_of(model, task=name, seed=seed, settings=settings),
         name=name,
+        coords={"token": ("prompt", ids.tolist())},
         variables={"control": (dims, found[1])},
     )

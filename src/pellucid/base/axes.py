@@ -35,12 +35,16 @@ def in_order(names: Iterable[str]) -> list[str]:
 def cell_name(labels: Mapping[str, int | str]) -> str:
     """What people call a cell: heads by layer and head, neurons by layer and neuron, a layer by its number.
 
+    Key/value heads are told from heads: ``5.kv0``.
+
     Strings stand for themselves, but for values of settings, which follow the setting's name, as whole numbers follow
     that of their axis; parts come in the order of `in_order`.
 
     Example:
         >>> cell_name({"layer": 5, "head": 1}), cell_name({"layer": 8, "neuron": 2744})
         ('5.1', 'L8N2744')
+        >>> cell_name({"layer": 5, "kv_head": 1})
+        '5.kv1'
         >>> cell_name({"layer": 5, "head": 1, "pos": 3}), cell_name({"layer": 3, "position": "subject 2"})
         ('5.1 pos 3', 'layer 3 subject 2')
         >>> cell_name({"sender": "4.11", "receiver": "5.5", "input": "k"})
@@ -55,6 +59,8 @@ def cell_name(labels: Mapping[str, int | str]) -> str:
         return str(words["layer"])
     if {"layer", "head"} <= words.keys():
         words["layer"] = f"{words['layer']}.{words.pop('head')}"
+    elif {"layer", "kv_head"} <= words.keys():
+        words["layer"] = f"{words['layer']}.kv{words.pop('kv_head')}"
     elif {"layer", "neuron"} <= words.keys():
         words["layer"] = f"L{words['layer']}N{words.pop('neuron')}"
     if {"sender", "receiver"} <= words.keys():

@@ -1,21 +1,33 @@
 """`pellucid heads`: how strongly each head plays each role, with interval and control."""
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.options import AsJson, Batch, Debug, Model, Seed, SeqLen, loaded, print_json, say
+from pellucid.cli.options import (
+    AsJson,
+    Batch,
+    Debug,
+    Model,
+    Overwrite,
+    Seed,
+    SeqLen,
+    check_page,
+    loaded,
+    print_json,
+    say,
+)
 from pellucid.cli.tables import NONE, interval, number, print_table, print_tokens
 
 if TYPE_CHECKING:
-    from pellucid.analysis.heads import RoleScores
-    from pellucid.analysis.zoo_scores import Found, HeadRow, Zoo
+    from pellucid.analysis.zoo_found import Found, HeadRow
+    from pellucid.analysis.zoo_scores import Zoo
     from pellucid.hooked_transformer import HookedTransformer
+    from pellucid.measurement import Measurement
 
-CLEAR = 0.4
-"""A score this far above its control is printed in bold."""
 SHOWN = 10
 """Heads of a role that are printed."""
 ALL = "all"
@@ -33,6 +45,15 @@ OutFile = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE.html", help="Write one sortable page of every head in every role (or --role)."),
 ]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--texts",
+        metavar="FILE",
+        help="Texts whose shuffled tokens the positional roles are told from; may be given several times.  "
+        "[default: random tokens]",
+    ),
+]
 
 
 def heads(
@@ -41,7 +62,9 @@ def heads(
     seq_len: SeqLen = None,
     batch: Batch = 30,
     seed: Seed = 0,
+    texts: Texts = None,
     out: OutFile = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -58,50 +81,78 @@ def heads(
         pellucid heads --model toy-induction --out heads.html
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     names = _names(role or ([ALL] if out is not None else []))
+    check_page(out, overwrite=overwrite)
+    _check(seed, texts, names)
     read = loaded(model)
+    asked = {"seq_len": seq_len, "batch": batch, "seed": seed}
+    found = _zoo(read, names, texts, asked) if names else None
     if not role:
-        _attention(model, read, seq_len, batch, seed, as_json)
-    if not names:
-        return
-    from pellucid.analysis.reading import about_bos
-
-    say("roles of every head")
-    found = _zoo(read, names, seq_len, batch, seed)
-    if role and as_json:
+        _attention(model, read, found, asked, as_json)
+    elif found is not None and as_json:
         print_json(_told(model, found))
-    elif role:
+    elif found is not None:
+        from pellucid.analysis.reading import about_bos
+
         print_roles(model, found, about_bos(read))
-    if out is not None:
+    if out is not None and found is not None:
         from pellucid.studies.heads_page import heads_page
 
         heads_page(model, found).save(out)
         say(f"page written to {out}")
 
 
+def _check(seed: int, texts: list[str] | None, names: list[str]) -> None:
+    """What can be known to be wrong before a model is loaded."""
+    from pellucid.analysis.zoo_roles import POSITIONAL
+    from pellucid.analysis.zoo_scores import check_seed
+    from pellucid.base.errors import ArgumentError
+
+    check_seed(seed)
+    if texts and not any(name.startswith(POSITIONAL) for name in names):
+        raise ArgumentError("--texts is for positional roles, got none of them; add --role positional_1, or --out")
+
+
 def _attention(
-    model: str, read: "HookedTransformer", seq_len: int | None, batch: int, seed: int, as_json: bool
+    model: str, read: "HookedTransformer", found: "Zoo | None", asked: dict[str, Any], as_json: bool
 ) -> None:
-    """The roles of attention, side by side."""
-    from pellucid.analysis.heads import role_scores
+    """The roles of attention, side by side; from the zoo, where that was made."""
+    from pellucid.analysis.heads import ROLES
     from pellucid.analysis.reading import about_bos
     from pellucid.analysis.repeated import repeated_tokens
+    from pellucid.analysis.zoo_attention import attention_roles
+    from pellucid.analysis.zoo_scores import STRIPES
 
-    tokens = repeated_tokens(read, seq_len=seq_len, batch=batch, seed=seed)
-    say("attention of every head")
-    scores = role_scores(read, tokens)
+    tokens = repeated_tokens(read, **asked)
+    if found is None:
+        say("attention of every head")
+        made = attention_roles(read, tokens, [role for role in ROLES if tokens.bos or not role.to_bos])
+    else:
+        known = {role.name: found[name] for name, role in STRIPES.items()}
+        made = {
+            name: (x.score, x.control) for name, x in known.items() if x.score is not None and x.control is not None
+        }
+    about, cells = about_bos(read), _cells(made)
     if as_json:
-        record = scores.score.record.to_dict()
-        print_json({"model": model, "record": record, "bos": about_bos(read), "heads": _cells(scores)})
+        record = next(iter(made.values()))[0].record.add(task="head roles").to_dict() if made else None
+        print_json({"model": model, "record": record, "bos": about, "heads": cells})
         return
-    print_tokens(model, tokens.settings, seed, about_bos(read))
-    print_heads(_cells(scores))
+    print_tokens(model, tokens.settings, asked["seed"], about)
+    print_heads(cells)
     typer.echo()
-    if batch == 1:
+    if asked["batch"] == 1:
         typer.echo("Attention mass on one prompt, which has no interval.")
     else:
-        typer.echo(f"Attention mass, mean and 95 % interval (Student's t over {batch} prompts).")
+        typer.echo(f"Attention mass, mean and 95 % interval (Student's t over {asked['batch']} prompts).")
     typer.echo("control: the same stripe on tokens that do not repeat.")
     typer.echo("For the other roles the control is uniform attention, in the first row.")
+    typer.echo(f"bold: {_least():g} above the control or more; --role NAME tests it.")
+
+
+def _least() -> float:
+    """From what distance to its control on a score of attention is printed in bold: what each role asks for."""
+    from pellucid.analysis.zoo_roles import ZOO
+
+    return ZOO["induction"].least
 
 
 def _names(asked: list[str]) -> list[str]:
@@ -112,14 +163,16 @@ def _names(asked: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _zoo(read: "HookedTransformer", names: list[str], seq_len: int | None, batch: int, seed: int) -> "Zoo":
+def _zoo(read: "HookedTransformer", names: list[str], texts: list[str] | None, asked: dict[str, Any]) -> "Zoo":
     """All of these roles, those of a task too."""
     from pellucid.analysis.zoo_scores import Zoo, zoo
     from pellucid.studies.heads_page import TASK_ROLES, task_roles
+    from pellucid.text.corpus import Corpus
 
-    plain = [name for name in names if name not in TASK_ROLES]
-    found = dict(zoo(read, plain, seq_len=seq_len, batch=batch, seed=seed).found)
-    found |= task_roles(read, [name for name in names if name in TASK_ROLES], seed=seed)
+    say("roles of every head")
+    corpus = None if not texts else Corpus(source=tuple(texts))
+    found = dict(zoo(read, [name for name in names if name not in TASK_ROLES], texts=corpus, **asked).found)
+    found |= task_roles(read, [name for name in names if name in TASK_ROLES], seed=asked["seed"])
     return Zoo({name: found[name] for name in names})
 
 
@@ -136,45 +189,48 @@ def print_roles(model: str, found: "Zoo", about_bos: str) -> None:
         if not rows:
             typer.echo(f"  none: {one.reason or 'the model has no attention heads'}")
             continue
-        unit, sure = one.score.unit if one.score is not None else "", one.test is not None
-        columns = ["head", unit, *(["95 % interval"] if sure else []), "control", *(["p"] if sure else []), "clear"]
-        columns += ["with"] if one.partners else []
-        print_table(columns, [_line(row, one) for row in rows[:SHOWN]])
+        columns = _columns(one, rows)
+        print_table(list(columns), [[cell(row) for cell in columns.values()] for row in rows[:SHOWN]])
         typer.echo()
         if len(rows) > SHOWN:
             typer.echo(f"  … and {len(rows) - SHOWN} more heads; --json and --out have all")
-        typer.echo(f"  control: {one.role.control}; clear: {one.role.least:g} above it or more{_tested(one, found)}")
-        _print_best(one)
+        _print_about(one)
 
 
-def _tested(one: "Found", found: "Zoo") -> str:
+def _columns(one: "Found", rows: list["HeadRow"]) -> dict[str, Callable[["HeadRow"], str]]:
+    """What is printed of each head, by the column's heading."""
+    unit = "" if one.score is None else one.score.unit
+    columns: dict[str, Callable[[HeadRow], str]] = {"head": lambda row: row.head}
+    columns[unit] = lambda row: number(_finite(row.score))
+    if any(math.isfinite(row.low) for row in rows):
+        columns["95 % interval"] = lambda row: interval(_finite(row.low), _finite(row.high)).replace("[", "\\[")
+    columns["control"] = lambda row: number(_finite(row.control))
     if one.test is not None:
-        return f", and p ≤ {one.alpha:g} ({found.correction})"
-    told_by_prompts = one.score is not None and "prompt" in one.score.dims
-    return (
-        "; one prompt: no test" if told_by_prompts else "\n  from the weights: no prompts, so no interval and no test"
-    )
+        columns["p"] = lambda row: NONE if math.isnan(row.p) else f"{row.p:.2g}"
+    if one.share is not None:
+        columns[str(one.share.name)] = lambda row: number(row.share)
+    columns["clear"] = lambda row: row.verdict
+    if one.partners:
+        columns["with"] = lambda row: row.partner or NONE
+    return columns
 
 
-def _print_best(one: "Found") -> None:
-    """The best head's score, where the choice does not flatter it."""
+def _print_about(one: "Found") -> None:
+    """What heads were compared with, how, which cannot play the role, and the best head's score without flattery."""
+    clear = f"clear: {one.role.least:g} above it or more" + (f", and p ≤ {one.alpha:g}" if one.test is not None else "")
+    typer.echo(f"  control: {one.role.control}; {clear}\n  {one.how}")
+    if one.role.note:
+        typer.echo(f"  {one.role.note}")
+    for why, barred in one.bars().items():
+        typer.echo(f"  cannot: {why} ({' '.join(barred[:SHOWN])}{' …' if len(barred) > SHOWN else ''})")
+    if one.reason:
+        typer.echo(f"  none: {one.reason}")
     best = one.best()
-    if best is None or not best.values.size:
-        return
-    value, low, high = (float(x.ravel()[0]) for x in (best.values, *(best.dataset[k].values for k in ("low", "high"))))
-    label = best.labels[0]
-    typer.echo(f"  {label}, best on one half of the prompts, has {number(value)} {interval(low, high)} on the other")
-
-
-def _line(row: "HeadRow", one: "Found") -> list[str]:
-    verdict = {True: "yes", False: "no", None: "untested"}[row.plays]
-    cells = [row.head, number(_finite(row.score))]
-    if one.test is not None:
-        cells.append(interval(_finite(row.low), _finite(row.high)).replace("[", "\\["))
-    cells.append(number(_finite(row.control)))
-    if one.test is not None:
-        cells.append(NONE if math.isnan(row.p) else f"{row.p:.2g}")
-    return [*cells, verdict, *([row.partner or NONE] if one.partners else [])]
+    if best is not None:
+        parts = (best.values, *(best.dataset[key].values for key in ("low", "high")))
+        value, low, high = (_finite(x.ravel()[0]) for x in parts)
+        sure = interval(low, high) or "(once: no interval)"
+        typer.echo(f"  {best.labels[0]}, best on one half of the {one.unit}, has {number(value)} {sure} on the other")
 
 
 def _told(model: str, found: "Zoo") -> dict[str, Any]:
@@ -186,26 +242,29 @@ def _told(model: str, found: "Zoo") -> dict[str, Any]:
         ]
         told: dict[str, Any] = {"about": one.role.about, "control": one.role.control, "kind": one.role.kind}
         told |= {"least": one.role.least, "unit": one.score and one.score.unit, "reason": one.reason or None}
+        told |= {"note": one.role.note or None, "test": one.how or None, "alpha": one.alpha}
         roles[name] = told | {"record": one.score and one.score.record.to_dict(), "heads": rows}
     return {"model": model, "correction": found.correction, "roles": roles}
 
 
-def _cells(scores: "RoleScores") -> list[dict[str, Any]]:
+def _cells(scores: Mapping[str, tuple["Measurement", "Measurement"]]) -> list[dict[str, Any]]:
     """For each head, each role's score, interval and control; a role that the model cannot have is null."""
     import numpy as np
 
     from pellucid.analysis.heads import ROLES
 
-    means = scores.score.mean("prompt").dataset
-    parts = {"score": means["value"], "low": means["low"], "high": means["high"]}
-    arrays = {name: part.values for name, part in parts.items()} | {"control": scores.control.mean("prompt").values}
-    had = means["role"].values.tolist()
+    told: dict[str, dict[str, np.ndarray]] = {}
+    for name, (score, control) in scores.items():
+        means = score.mean("prompt").dataset
+        told[name] = {"score": means["value"].values, "low": means["low"].values, "high": means["high"].values}
+        told[name]["control"] = control.mean("prompt").values
+    shape = next((of["score"].shape for of in told.values()), (0, 0))
     rows = []
-    for layer, head in np.ndindex(arrays["score"].shape[1:]):
-        row: dict[str, Any] = {"head": f"{layer}.{head}"}
+    for at in np.ndindex(shape):
+        row: dict[str, Any] = {"head": f"{at[0]}.{at[1]}"}
         for role in ROLES:
-            place = (had.index(role.name), layer, head) if role.name in had else None
-            row[role.name] = place and {name: _finite(array[place]) for name, array in arrays.items()}
+            of = told.get(role.name)
+            row[role.name] = of and {name: _finite(array[at]) for name, array in of.items()}
         rows.append(row)
     return rows
 
@@ -238,7 +297,7 @@ def _words(cell: dict[str, float | None] | None, *, with_control: bool) -> list[
         return [NONE, ""] if with_control else [NONE]
     half = "" if cell["high"] is None else f" ±{cell['high'] - cell['score']:.2f}"
     words = f"{cell['score']:.2f}{half}"
-    if cell["control"] is not None and cell["score"] - cell["control"] >= CLEAR:
+    if cell["control"] is not None and cell["score"] - cell["control"] >= _least():
         words = f"[bold]{words}[/bold]"
     return [words, _short(cell["control"])] if with_control else [words]
 

@@ -192,7 +192,7 @@ def inside_foreign() -> bool:
 def watched(run: LiveRun | None, *points: nn.Module) -> bool:
     """Whether the explicit form must run, since a fused one would pass these points by.
 
-    The one place that decides between the fused and the explicit form, for attention and for norms.
+    The one place that decides between the fused and the explicit form, for attention, MLPs and norms.
     """
     if run is not None and (run.explicit or any(run.listens(point) for point in points)):
         return True

@@ -231,8 +231,8 @@ def head_results(model: Stack, cache: Activations, layer: int) -> Float[Tensor, 
 def value_bias(model: Stack, layer: int) -> Float[Tensor, "head d_head"]:
     """What every value of a head has, whatever is read: `b_V`, and what the norm's bias gives through `W_V`.
 
-    Each row of a pattern sums to 1, so that this is in each ``z`` too, wherever the head attends. Processing folds it into
-    the output's bias; without it, what a head is said to write does not depend on that.
+    Each row of a pattern sums to 1, so that this is in each ``z`` too, wherever the head attends. Processing folds it
+    into the output's bias; without it, what a head is said to write does not depend on that.
 
     Args:
         model: Of which.
@@ -243,8 +243,9 @@ def value_bias(model: Stack, layer: int) -> Float[Tensor, "head d_head"]:
     found = attn.W_V.detach().new_zeros(attn.config.kv_heads, attn.config.d_head)
     if attn.b_V is not None:
         found = found + attn.b_V.detach()
-    if getattr(block.ln1, "b", None) is not None:
-        found = found + torch.einsum("m,hme->he", block.ln1.b.detach(), attn.W_V.detach())
+    read = getattr(block.ln1, "b", None)
+    if read is not None:
+        found = found + torch.einsum("m,hme->he", read.detach(), attn.W_V.detach())
     return found.repeat_interleave(attn.config.n_heads // attn.config.kv_heads, dim=0)
 
 

@@ -9,14 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.base.errors import ConfigError, nearest
-from pellucid.hooks.point import HookPoint, Part, at
+from pellucid.hooks.point import HookPoint, Part, at, watched
 from pellucid.hooks.run import LiveRun
-from pellucid.model.linear import linear
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form, as GPT-2 has it."""
-    return F.gelu(x, approximate="tanh")
+from pellucid.model.linear import gelu_tanh, linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -91,9 +86,15 @@ class MLP(Part):
     def neurons(self, x: Float[Tensor, "*rows d_model"], run: LiveRun | None = None) -> Float[Tensor, "*rows d_mlp"]:
         """The neurons' activations, before `hook_post`."""
         if self.W_gate is None:
-            return self.act(at(self.hook_pre, linear(x, self.W_in.T, self.b_in), run))
-        gate = self.act(at(self.hook_pre, linear(x, self.W_gate.T, self.b_gate), run))
+            return self._active(x, self.W_in, self.b_in, run)
+        gate = self._active(x, self.W_gate, self.b_gate, run)
         return gate * at(self.hook_pre_linear, linear(x, self.W_in.T, self.b_in), run)
+
+    def _active(self, x: Tensor, W: Tensor, b: Tensor | None, run: LiveRun | None) -> Tensor:
+        """The activation function of what passes `hook_pre`; in one step where nobody listens there."""
+        if watched(run, self.hook_pre):
+            return self.act(at(self.hook_pre, linear(x, W.T, b), run))
+        return linear(x, W.T, b, self.act)
 
     def activated(
         self, pre: Float[Tensor, "*rows d_mlp"], pre_linear: Float[Tensor, "*rows d_mlp"] | None = None

@@ -3,7 +3,6 @@
 In: what the study found. Out: a page. Nothing is computed here but means of what was measured; every verdict is read.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from pellucid.analysis.contexts import Contexts
@@ -48,7 +47,7 @@ def contractions_page(result: StudyResult, contexts: Contexts | None = None) -> 
             _texts(page, result, contexts)
             _split(page, result)
             groups(page, result)
-        made(page, replace(result, record=replace(result.record, model=result.model)))
+        made(page, result)
     return page
 
 
@@ -166,20 +165,12 @@ def _heads(page: Page, result: StudyResult) -> None:
     rows = []
     for site, words in PATCHED.items():
         effect = result.measurements[f"heads_{site}"].effect()
-        found = [_head_name(row, effect) for row in _rows(effect, FEW)]
+        found = _rows(effect, FEW)
         rows += [[words, *row] for row in found or [["none changes anything", None, None]]]
     page.table(["what is patched", "head", "effect, logits", "95 % interval"], rows, f"Each alone. {HALVES}")
     rows = _attention(result)
     columns = ["head", "to the contraction", "95 % interval", "to the verb written out", "95 % interval", "uniform"]
     page.table(columns, rows, f"Attention from the last token, as attention mass. {HALVES}")
-
-
-def _head_name(row: list[object], effect: Measurement) -> list[object]:
-    """Key/value heads as everywhere else: ``1.kv0``."""
-    return [
-        str(row[0]).replace("layer ", "").replace(" kv_head ", ".kv") if "kv_head" in effect.dims else row[0],
-        *row[1:],
-    ]
 
 
 def _attention(result: StudyResult) -> list[list[object]]:

@@ -4,13 +4,16 @@ In: a model, and what the zoo found. Out: a page, in which nothing is computed b
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pellucid.analysis.zoo_roles import ZOO, role_named
-from pellucid.analysis.zoo_scores import ALPHA, Found, Zoo
+from pellucid.analysis.zoo_found import ALPHA, Found, HeadRow, check_test
+from pellucid.analysis.zoo_roles import ZOO, roles_named
+from pellucid.analysis.zoo_scores import Zoo, check_seed
 from pellucid.base.errors import ArgumentError, TokenError
+from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.report.page import Page
 from pellucid.studies.ioi_heads import roles
@@ -42,11 +45,11 @@ def task_roles(
         alpha: As for `Measurement.significant`.
 
     Returns:
-        By name; with a reason instead of scores where the tokenizer lacks the names, or no head can play the role.
+        By name; with a reason where the tokenizer lacks the names, or no head can play the role.
 
     Raises:
         UnknownNameError: There is no such role, or no such correction.
-        ArgumentError: A role that is not told from this task.
+        ArgumentError: A role that is not told from this task; an argument that cannot be.
 
     Source: Wang et al. 2022, "Interpretability in the Wild".
 
@@ -55,12 +58,14 @@ def task_roles(
         >>> "must be single tokens" in task_roles(model, ["name_mover"])["name_mover"].reason
         True
     """
-    asked = {name: role_named(name) for name in names}
-    for name, role in asked.items():
+    asked = roles_named(names)
+    for role in asked:
         if role.kind != "task":
             raise ArgumentError(
-                f"the role must be one of {', '.join(TASK_ROLES)}, got {name!r}; take zoo(model, [...])"
+                f"the role must be one of {', '.join(TASK_ROLES)}, got {role.name!r}; take zoo(model, [...])"
             )
+    check_test(correction, alpha)
+    check_seed(seed)
     if not asked:
         return {}
     try:
@@ -69,16 +74,14 @@ def task_roles(
         reason = (
             f"this model's tokenizer lacks the names: {str(error).partition(': ')[0]}"  # the pieces of each are long
         )
-        return {name: Found(role=role, reason=reason) for name, role in asked.items()}
+        return {role.name: Found(role=role, reason=reason) for role in asked}
     _, played = roles(model, prompts)
     found = {}
-    for name, role in asked.items():
-        one = played[name]
-        if one.barred is not None and one.barred.all():
-            found[name] = Found(role=role, reason=one.reason)
-            continue
-        told = {"correction": correction, "alpha": alpha, "barred": one.barred}
-        found[name] = Found.of(role, one.score, one.control, **told)
+    for role in asked:
+        one = played[role.name]
+        made = Found.of(role, one.score, one.control, correction=correction, alpha=alpha, barred=one.barred)
+        nobody = made.leader() is None
+        found[role.name] = replace(made, share=one.share, reason=(one.reason or made.reason) if nobody else "")
     return found
 
 
@@ -114,24 +117,37 @@ def _verdicts(page: Page, zoo: Zoo) -> None:
     page.section("Is there a head for each role?")
     rows: list[list[object]] = []
     for one in zoo.found.values():
-        listed, players = one.rows(), one.players()
-        if not listed:
-            rows.append([_word(one), one.role.about, None, None, None, one.reason])
+        leader = one.leader()
+        if leader is None:
+            rows.append([_word(one), one.role.about, None, None, None, one.reason or "; ".join(one.bars())])
             continue
-        best = one.best()
-        interval = "no prompts: no interval"
-        if best is not None:
-            low, high = (float(best.dataset[key].values.ravel()[0]) for key in ("low", "high"))
-            interval = f"{best.labels[0]}: {best.values.ravel()[0]:.3f} [{low:.3f}, {high:.3f}]"
-        verdict = f"yes: {', '.join(players[:6])}" if players else "untested" if listed[0].plays is None else "no"
-        rows.append([_word(one), one.role.about, listed[0].head, f"{listed[0].score:.3f}", interval, verdict])
+        told = [leader.head, f"{leader.score:.3f}", _chosen(one)]
+        rows.append([_word(one), one.role.about, *told, _verdict(one, leader)])
+    alphas = {f"{one.alpha:g}" for one in zoo.found.values()} or {f"{ALPHA:g}"}
     page.table(
         ["role", "such a head", "best head", "its score", "chosen on one half, measured on the other", "clear"],
         rows,
-        f"The best head of each role. Yes: above its control by what the role asks for and, where there are prompts, "
-        f"with p ≤ {ALPHA:g} after correction over the heads ({zoo.correction}). The best of many looks better than it "
-        "is: so one half of the prompts chooses it, and the other says what it measures, with a 95 % interval.",
+        "The best head of each role. Yes: above its control by what the role asks for, and with "
+        f"p ≤ {', '.join(sorted(alphas))} after correction over the heads ({zoo.correction}; for what is told from "
+        "weights, the farthest head of each draw). Untested: there are too few prompts to tell. The best of many looks "
+        "better than it is: so one half of the prompts, or tokens, chooses it, and the other says what it measures, "
+        "with a 95 % interval.",
     )
+
+
+def _chosen(one: Found) -> str:
+    """The best head's score where the choice does not flatter it."""
+    best = one.best()
+    if best is None:
+        return one.how.partition(";")[0]
+    low, high = (float(best.dataset[key].values.ravel()[0]) for key in ("low", "high"))
+    interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ", once: no interval"
+    return f"{best.labels[0]}: {best.values.ravel()[0]:.3f}{interval}"
+
+
+def _verdict(one: Found, leader: HeadRow) -> str:
+    players = one.players()
+    return f"yes: {', '.join(players[:6])}" if players else leader.verdict
 
 
 def _all(page: Page, zoo: Zoo) -> None:
@@ -145,8 +161,8 @@ def _all(page: Page, zoo: Zoo) -> None:
     names = [f"{layer}.{head}" for layer in range(n_layers) for head in range(n_heads)]
     page.figure(
         sortable_table(means, rows=names, rows_name="head"),
-        "Every head's score in every role; a column's head sorts it. Means over prompts with their 95 % interval; what "
-        "is told from weights has none.",
+        "Every head's score in every role; a column's head sorts it. Means over prompts, or tokens, with their 95 % "
+        "interval; copying and composition have none.",
     )
 
 
@@ -158,37 +174,55 @@ def _role(page: Page, one: Found) -> None:
         return
     unit = "" if one.score is None else one.score.unit
     told = f"A head of this role {one.role.about} ({unit}). Control: {one.role.control}; clear from {one.role.least:g} "
-    page.text(
-        told + "above it on." + ("" if one.test is not None else " There is no test, and no interval of prompts.")
-    )
-    low, high = (np.array([getattr(row, key) for row in rows]) for key in ("low", "high"))
+    parts = [f"{told}above it on.", f"Test: {one.how}.", *(f"No head can: {text}." for text in [one.reason] if text)]
+    parts += [f"It is {one.role.note}."] if one.role.note else []
+    page.text(" ".join(parts))
+    names = [f"{row.head} ← {row.partner}" if row.partner else row.head for row in rows]
+    caption = f"Every head as {_word(one)}. Clear: 1 is yes, 0 is no; nothing: untested, or it cannot."
+    if one.test is not None and "low" in one.test.dataset:
+        caption += " From, to: the 95 % interval of the score."
+    if one.partners:
+        caption += " Behind the arrow the earlier head that it composes with most."
+    caption += "".join(f" Cannot: {why} ({', '.join(heads)})." for why, heads in one.bars().items())
+    page.figure(sortable_table(_columns(one, rows), rows=names, rows_name="head", sort="score − control"), caption)
+
+
+def _columns(one: Found, rows: Sequence[HeadRow]) -> dict[str, np.ndarray]:
+    """What is told of each head."""
+    clear = [np.nan if row.plays is None or row.barred else float(row.plays) for row in rows]
     columns = {
         "score": np.array([row.score for row in rows]),
         "control": np.array([row.control for row in rows]),
         "score − control": np.array([row.score - row.control for row in rows]),
-        "clear": np.array([np.nan if row.plays is None else float(row.plays) for row in rows]),
+        "clear": np.array(clear),
     }
+    if one.test is not None and "low" in one.test.dataset:
+        columns |= {key: np.array([getattr(row, of) for row in rows]) for key, of in (("from", "low"), ("to", "high"))}
     if one.test is not None:
-        columns |= {"from": low, "to": high, "corrected p": np.array([row.p for row in rows])}
-    names = [f"{row.head} ← {row.partner}" if row.partner else row.head for row in rows]
-    caption = f"Every head as {_word(one)}. Clear: 1 is yes, 0 is no."
-    if one.test is not None:
-        caption += " From, to: the 95 % interval of the score."
-    if one.partners:
-        caption += " Behind the arrow the earlier head that it composes with most."
-    page.figure(sortable_table(columns, rows=names, rows_name="head", sort="score − control"), caption)
+        columns["corrected p"] = np.array([row.p for row in rows])
+    if one.share is not None:
+        columns[str(one.share.name)] = np.array([row.share for row in rows], dtype=float)
+    return columns
 
 
 def _made(page: Page, zoo: Zoo) -> None:
-    records = [score.record for score in zoo.scores.values()]
-    if not records:
-        return
-    record = records[0]
-    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
-    page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {record.model}, processing: {', '.join(record.processing) or 'none'}; "
-        f"{record.dtype} on {record.device}; seed {record.seed}; {settings}."
-    )
+    """One line for each way in which scores were made."""
+    lines: dict[str, list[str]] = {}
+    for name, one in zoo.found.items():
+        if one.score is not None:
+            lines.setdefault(_told(one.score.record), []).append(name.replace("_", " "))
+    if lines:
+        page.section("How was this made?")
+    for line, names in lines.items():
+        page.text(f"{', '.join(names)}: {line}.")
+
+
+def _told(record: Record) -> str:
+    told = {name: value for name, value in record.settings.items() if value is not None and not isinstance(value, dict)}
+    settings = ", ".join(f"{name} {value}" for name, value in told.items())
+    made = f"Pellucid {record.version}; model {record.model}, processing: {', '.join(record.processing) or 'none'}"
+    seed = "" if record.seed is None else f"; seed {record.seed}"
+    return f"{made}; {record.dtype} on {record.device}{seed}; {settings}"
 
 
 def _word(one: Found) -> str:

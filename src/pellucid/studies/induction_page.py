@@ -281,7 +281,7 @@ def _made(page: Page, result: StudyResult) -> None:
     processing = ", ".join(record.processing) or "none"
     settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
     page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
+        f"Pellucid {record.version}; model {result.model}, weights {str(record.weights_hash)[:16]}…, processing: "
         f"{processing}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. All numbers lie beside this "
         "page: `result.json`, and the folder `measurements`."
     )

@@ -5,7 +5,8 @@ by score minus control; its figures come from the others. Source of the roles: W
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +19,17 @@ from pellucid.analysis.task_heads import (
     lowered_attention,
     previous_attention,
 )
+from pellucid.analysis.zoo_found import barred_where
+from pellucid.analysis.zoo_roles import COPIES, ZOO
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.maths.statistics import split
 from pellucid.measurement import Measurement
 from pellucid.studies.ioi_prompts import Prompts
 from pellucid.studies.result import Figure, Findings
 
-COPIES = 0.5
-"""A name mover puts a name among its five most written tokens for this share of the names at least."""
-CLEAR = {"attention mass": 0.05, "logits": 0.1}
-"""By unit: a head is said to play a role from so much above its control on, in the mean of the prompts that choose."""
 MOST = 3
-"""Heads of one role that are told, and whose edges are looked at."""
+"""Heads of one role that are told; of name movers also those that are ablated to find backups, that S-inhibition is
+measured on, and whose edges are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +40,20 @@ class Role:
     score: Measurement
     control: Measurement
     barred: np.ndarray | None = None
-    """``[layer head]``: True for heads that cannot be."""
+    """``[layer head]``: why a head cannot be; empty where it can."""
+    share: Measurement | None = None
+    """What else the role asks for, ``[layer head]``: the share of names that a head copies."""
     reason: str = ""
-    """Why these cannot."""
+    """Why no head can."""
+
+    @property
+    def least(self) -> float:
+        """How far above its control a head must lie."""
+        return ZOO[self.name].least
 
     def found(self) -> list[str]:
         """The heads that play it clearly, best first, at most `MOST`; chosen on the first half of the prompts."""
-        return [label for label, value in self._ranked() if value >= CLEAR[self.score.unit]][:MOST]
+        return [label for label, value in self._ranked() if value >= self.least][:MOST]
 
     def figures(self) -> dict[str, Figure]:
         """The best head's score, and its control, on the other half."""
@@ -72,7 +79,7 @@ class Role:
         choosing, _ = split(self.score.shape[0], self.score.frames)
         means = (self.score - self.control).sel(prompt=list(choosing)).mean("prompt").values
         if self.barred is not None:
-            means = np.where(self.barred, np.nan, means)
+            means = np.where(self.barred != "", np.nan, means)
         order = np.argsort(-np.nan_to_num(means.ravel(), nan=-np.inf), kind="stable")
         at = [(divmod(int(i), means.shape[1]), float(means.ravel()[i])) for i in order]
         return [(f"{layer}.{head}", value) for (layer, head), value in at if np.isfinite(value)]
@@ -88,14 +95,13 @@ def roles(model: HookedTransformer, prompts: Prompts) -> tuple[Findings, dict[st
     """Every role: name mover, negative, S-inhibition, duplicate token, previous token, induction, backup."""
     pairs, control = prompts.turned, prompts.control
     shares = {against: copying(model, prompts.names, against=against) for against in (False, True)}
-    found = {role.name: role for role in _movers(model, prompts, shares)}
+    made = _movers(model, prompts, shares)
     for name, query, key in (("duplicate_token", "S2", "S1"), ("induction", "S2", "S1+1")):
         score, beside = (attention_between(model, each, query, key) for each in (pairs, control))
-        found[name] = Role(name, score, beside)
-    found["previous_token"] = Role("previous_token", *previous_attention(model, pairs))
-    movers = [head_of(label) for label in found["name_mover"].found()]
-    for role in _by_patching(model, prompts, movers, shares[False]):
-        found[role.name] = role
+        made.append(Role(name, score, beside))
+    made.append(Role("previous_token", *previous_attention(model, pairs)))
+    made += _by_patching(model, prompts, [head_of(label) for label in made[0].found()])
+    found = {role.name: _recorded(role, prompts) for role in made}
     findings = Findings(measurements={"copying_share": shares[False], "copying_share_against": shares[True]})
     for name, role in found.items():
         findings.figures |= role.figures()
@@ -120,40 +126,36 @@ def _movers(model: HookedTransformer, prompts: Prompts, shares: dict[bool, Measu
     ]
     made = []
     for name, sign, against in (("name_mover", 1.0, False), ("negative", -1.0, True)):
-        score, control = (_product(looked, written, sign) for looked, written in sides)
-        what = "against" if against else "for"
-        reason = f"no head has half of the names, where it attends to them, among the five tokens it writes {what} most"
-        made.append(Role(name, score, control, shares[against].values < COPIES, reason))
+        score, control = (_times(looked, sign * written.values, "logits") for looked, written in sides)
+        what = f"among the five tokens it writes {'against' if against else 'for'} most"
+        barred = barred_where(shares[against].values <= COPIES, f"has {COPIES:.0%} of the names or less {what}")
+        reason = f"no head has more than {COPIES:.0%} of the names, where it attends to them, {what}"
+        made.append(Role(name, score, control, barred, shares[against], reason))
     return made
 
 
-def _by_patching(model: HookedTransformer, prompts: Prompts, movers: Sequence[Head], shares: Measurement) -> list[Role]:
+def _by_patching(model: HookedTransformer, prompts: Prompts, movers: Sequence[Head]) -> list[Role]:
     """The roles that are told by what becomes of the name movers: S-inhibition, and backup."""
-    pairs, everywhere = prompts.turned, np.ones(shares.shape, bool)
-    looked = attention_between(model, pairs, "end", "S2")
+    both = {prompts.turned: prompts.unrepeated.corrupted, prompts.control: prompts.control.corrupted}
+    looked = [attention_between(model, pairs, "end", "S2") for pairs in both]
     if not movers:
         nothing = "no name mover was found, whose attention it could lower, or whose work it could take over"
-        return [Role(name, looked, looked, everywhere, nothing) for name in ("s_inhibition", "backup")]
-    lowest, best = min(layer for layer, _ in movers), movers[0]
-    other = prompts.unrepeated.corrupted
-    layers = np.broadcast_to(np.arange(shares.shape[0])[:, None], shares.shape)
-    inhibition, unmoved = (
-        _scaled(looked, lowered_attention(model, pairs, other, best, keys).values, "attention mass")
-        for keys in (("S1", "S2"), ("IO",))
-    )
-    out = np.zeros(shares.shape, bool)
+        unknown = {"s_inhibition": "fraction", "backup": "logits"}
+        none = {name: _times(looked[0], np.full(looked[0].shape, np.nan), unit) for name, unit in unknown.items()}
+        return [Role(name, x, x, reason=nothing) for name, x in none.items()]
+    out = np.zeros((model.config.n_layers, model.config.attention.n_heads), bool)
     for layer, head in movers:
         out[layer, head] = True
-    gained, by_others = (_gained(model, prompts, heads) for heads in (movers, _others(movers, out)))
+    layers = np.broadcast_to(np.arange(len(out))[:, None], out.shape)
+    inhibition, beside = (
+        _times(attention, lowered_attention(model, pairs, other, movers, ("S1", "S2")).values, "fraction", movers)
+        for attention, (pairs, other) in zip(looked, both.items(), strict=True)
+    )
+    above = barred_where(layers >= max(layer for layer, _ in movers), "lies below no name mover")
+    gained, by_others = _gained(model, prompts, movers), _gained_by_others(model, prompts, _others(movers, out))
     return [
-        Role("s_inhibition", inhibition, unmoved, layers >= best[0], "no head lies below the name movers"),
-        Role(
-            "backup",
-            gained,
-            by_others,
-            out | (layers <= lowest) | (shares.values < COPIES),
-            "no head above the name movers copies names",
-        ),
+        Role("s_inhibition", inhibition, beside, above, reason="no head lies below the name movers"),
+        Role("backup", gained, by_others, barred_where(out, "is a name mover, and is out"), reason="all heads are out"),
     ]
 
 
@@ -168,21 +170,37 @@ def _gained(model: HookedTransformer, prompts: Prompts, heads: Sequence[Head]) -
     before = logit_attribution(model, prompts.turned, by="head")
     swapped = Swapped(heads, prompts.unrepeated.corrupted)
     after = logit_attribution(model, prompts.turned, by="head", swapped=swapped)
-    return after - before
+    gained = after - before
+    return _like(gained, gained.values, record=gained.record.add(settings={"out": [f"{x}.{y}" for x, y in heads]}))
 
 
-def _product(looked: Measurement, written: Measurement, sign: float) -> Measurement:
-    return _scaled(looked, sign * written.values, "logits")
+def _gained_by_others(model: HookedTransformer, prompts: Prompts, others: Sequence[Head]) -> Measurement:
+    """The same when others are out; of each of these, which then writes something else itself, when the rest are."""
+    gained = _gained(model, prompts, others)
+    values = gained.values.copy()
+    for layer, head in others:
+        rest = [other for other in others if other != (layer, head)]
+        values[:, layer, head] = _gained(model, prompts, rest).values[:, layer, head] if rest else 0.0
+    return _like(gained, values)
 
 
-def _scaled(looked: Measurement, by: np.ndarray, unit: str) -> Measurement:
-    """Attention, which is a share, times numbers of the same shape in some unit."""
-    kept = {name: x for name, x in looked.dataset.coords.items() if name not in looked.dims}
-    return Measurement(
-        looked.values * by,
-        looked.dims,
-        unit=unit,
-        record=looked.record.add(settings={"times": unit}),
-        name=f"{looked.name}, times what it does",
-        coords={str(name): (tuple(map(str, x.dims)), x.values.tolist()) for name, x in kept.items()},
-    )
+def _recorded(role: Role, prompts: Prompts) -> Role:
+    """A role whose record tells which prompts these were."""
+    told = {"seed": prompts.seed, "settings": prompts.settings}
+    score, control = (_like(x, x.values, record=x.record.add(**told)) for x in (role.score, role.control))
+    return replace(role, score=score, control=control)
+
+
+def _times(looked: Measurement, by: np.ndarray, unit: str, readers: Sequence[Head] = ()) -> Measurement:
+    """Attention, which is a share, times numbers of the same shape, such as what it takes from the readers'."""
+    settings = {"readers": [f"{layer}.{head}" for layer, head in readers]} if readers else {"times": "attribution"}
+    record, name = looked.record.add(settings=settings), f"{looked.name}, times what it does"
+    return _like(looked, looked.values * by, unit=unit, record=record, name=name)
+
+
+def _like(measured: Measurement, values: np.ndarray, **other: Any) -> Measurement:
+    """Other numbers of the same prompts and heads, or the same of another record."""
+    kept = {name: x for name, x in measured.dataset.coords.items() if name not in measured.dims}
+    coords = {str(name): (tuple(map(str, x.dims)), x.values.tolist()) for name, x in kept.items()}
+    told = {"unit": measured.unit, "record": measured.record, "name": measured.name}
+    return Measurement(values, measured.dims, coords=coords, **told | other)

@@ -5,9 +5,9 @@ In: what the study found. Out: a page. Nothing is computed here but means of wha
 
 from pathlib import Path
 
+from pellucid.analysis.zoo_roles import COPIES, ZOO
 from pellucid.report.page import Page
 from pellucid.studies.ioi import ROLES
-from pellucid.studies.ioi_heads import CLEAR, COPIES
 from pellucid.studies.report_cells import HALVES, cells, made, top_cells
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
@@ -56,7 +56,7 @@ def plays(result: StudyResult, role: str) -> bool:
     more = result.figures[f"{role}_head_minus_control"]
     if more.value is None or more.low is None:
         return False
-    return more.value >= CLEAR[more.unit] and more.low > 0
+    return more.value >= ZOO[role].least and more.low > 0
 
 
 def _lead(result: StudyResult) -> str:
@@ -171,11 +171,12 @@ def _roles(page: Page, result: StudyResult) -> None:
         ],
         rows,
         "The best head of each role, chosen on one half of the prompts and measured on the other. Control: the same "
-        "on prompts in which no name is repeated; for the previous token, uniform attention; for S-inhibition, what "
-        "the head takes from the name mover's attention to the indirect object; for a backup, what it gains when as "
-        f"many other heads are out. Clear: above the control by {CLEAR['logits']} logits or {CLEAR['attention mass']} "
-        f"of attention, and above it with 95 % confidence. Name movers and backups must have {COPIES:.0%} of the "
-        "names, where they attend to them, among the five tokens that they write for most.",
+        "on prompts in which no name is repeated; for the previous token, uniform attention; for a backup, what it "
+        "gains when as many other heads of the same layers are out. S-inhibition is attention to the second subject "
+        "times what the head takes from the attention of the name movers to the subject. Clear: above the control by "
+        f"{', '.join(f'{ZOO[role].least:g} ({_word(role)})' for role in ROLES)}, and above it with 95 % confidence. "
+        f"Name movers must have more than {COPIES:.0%} of all names, where they attend to them, among the five tokens "
+        "that they write for most, and negative ones among those that they write against most.",
     )
     for role in ROLES:
         figure = result.figures[f"{role}_head"]

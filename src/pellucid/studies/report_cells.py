@@ -38,7 +38,7 @@ def made(page: Page, result: StudyResult) -> None:
     }
     settings = ", ".join(f"{name} {value}" for name, value in plain.items())
     page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {record.model}, weights {str(record.weights_hash)[:16]}…, processing: "
+        f"Pellucid {record.version}; model {result.model}, weights {str(record.weights_hash)[:16]}…, processing: "
         f"{', '.join(record.processing) or 'none'}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. "
         "All numbers lie beside this page: `result.json`, and the folder `measurements`."
     )
