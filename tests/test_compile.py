@@ -13,8 +13,10 @@ from tests.models import CONFIGS
 SCRIPT = """
 import sys
 import torch
+from pellucid.model import linear as products
 from tests.models import model_of, tokens_of
 
+products.LEAST = 1  # every product counts as a large one
 backend, kinds = sys.argv[1], sys.argv[2:]
 for kind in kinds:
     model, tokens = model_of(kind), tokens_of(kind)

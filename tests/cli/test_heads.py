@@ -193,11 +193,12 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(pellucid, tmp_path)
         ("--out", "-"): "--out must name a page, such as page.html",
         ("--out", "page.pdf"): "--out must name a page, such as page.html",
         ("--out", "there.html"): "there.html is there already; choose another file, or add --overwrite",
-        ("--seed", "9" * 23): "seed must lie below 2^63",
         ("--role", "self", "--texts", "x.txt"): "--texts is for positional roles",
     }.items():
         done = pellucid("heads", "--model", "no such model", *words)
         assert (done.status, done.out) == (1, "") and done.err.startswith(f"Error: {message}"), done.err
+    done = pellucid(*HEADS, "--seed", "9" * 23)
+    assert done.status == 2 and "less than or equal to 9223372036854775807" in done.err
     assert (tmp_path / "there.html").read_text() == "mine"
     done = pellucid(*HEADS, "--role", "self", "--batch", "8", "--out", "there.html", "--overwrite")
     assert done.status == 0 and "itself" in (tmp_path / "there.html").read_text()

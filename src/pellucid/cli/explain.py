@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, check_page, loaded, print_json, say
+from pellucid.cli.options import AsJson, Debug, Model, Replace, check_page, loaded, print_json, say
 from pellucid.cli.tables import number, print_table
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What the model reads.")]
@@ -19,7 +19,6 @@ Corrupted = Annotated[
     typer.Option("--corrupted", metavar="TEXT", help="As many tokens, where A is not right: parts are patched."),
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the page, as .html.")]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")]
 
 
 def explain(

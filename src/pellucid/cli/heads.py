@@ -12,7 +12,7 @@ from pellucid.cli.options import (
     Batch,
     Debug,
     Model,
-    Overwrite,
+    Replace,
     Seed,
     SeqLen,
     check_page,
@@ -64,7 +64,7 @@ def heads(
     seed: Seed = 0,
     texts: Texts = None,
     out: OutFile = None,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -82,7 +82,7 @@ def heads(
     """  # noqa: D301  (typer leaves the lines after \b as they are)
     names = _names(role or ([ALL] if out is not None else []))
     check_page(out, overwrite=overwrite)
-    _check(seed, texts, names)
+    _check(texts, names)
     read = loaded(model)
     asked = {"seq_len": seq_len, "batch": batch, "seed": seed}
     found = _zoo(read, names, texts, asked) if names else None
@@ -101,13 +101,11 @@ def heads(
         say(f"page written to {out}")
 
 
-def _check(seed: int, texts: list[str] | None, names: list[str]) -> None:
+def _check(texts: list[str] | None, names: list[str]) -> None:
     """What can be known to be wrong before a model is loaded."""
     from pellucid.analysis.zoo_roles import POSITIONAL
-    from pellucid.analysis.zoo_scores import check_seed
     from pellucid.base.errors import ArgumentError
 
-    check_seed(seed)
     if texts and not any(name.startswith(POSITIONAL) for name in names):
         raise ArgumentError("--texts is for positional roles, got none of them; add --role positional_1, or --out")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, check_page, loaded, print_json, say
+from pellucid.cli.options import AsJson, Debug, Model, Replace, check_page, loaded, print_json, say
 
 if TYPE_CHECKING:
     from pellucid.analysis.lens import Lens
@@ -54,11 +54,12 @@ Train = Annotated[
     typer.Option("--train", metavar="CORPUS", help="Train a tuned lens on this file or folder, into --out."),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, metavar="N", help="Of training.  [default: 250]")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Of training.  [default: 0]")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of training.  [default: 0]")
+]
 OutFile = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="The page, as .html; the folder of a lens that is trained.")
 ]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 
 
 def lens(

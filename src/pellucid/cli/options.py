@@ -20,9 +20,10 @@ SeqLen = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Prompts.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the random tokens.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, metavar="N", help="Of the random tokens.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write the report and the numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that lie in DIR.")]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -22,6 +22,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 KNOWN = {F.relu: ("relu", ""), F.silu: ("swish", ""), F.gelu: ("gelu", "none"), gelu_tanh: ("gelu", "tanh")}
 """Activation functions that oneDNN makes in the same step, and what it calls them."""
+THERE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(
@@ -41,7 +42,7 @@ def linear(
 
 
 def _quickly(x: Tensor, W: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not THERE:  # a compiler chooses for itself
+        return False
     plain = x.is_cpu and W.is_cpu and x.dtype == W.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    gradients = torch.is_grad_enabled() and (x.requires_grad or W.requires_grad)
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return plain and not gradients and known
+    return plain and not (torch.is_grad_enabled() and (x.requires_grad or W.requires_grad))

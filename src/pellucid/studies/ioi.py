@@ -25,10 +25,16 @@ from pellucid.studies.result import Figure, Findings, StudyResult
 from pellucid.tasks.metrics import Accuracy, LogitDiff
 
 ROLES = ("name_mover", "negative", "s_inhibition", "duplicate_token", "previous_token", "induction", "backup")
+UNITS = {"name_mover": "logits", "negative": "logits", "s_inhibition": "fraction", "backup": "logits"}
+"""Of the scores of roles; of the others attention mass."""
 FIGURES = {
     **{"accuracy": "fraction", "top_1": "fraction", "logit_diff": "logits", "logit_diff_corrupted": "logits"},
     **{"resid_localised_position": "fraction", "resid_handover_layer": "layer", "resid_elsewhere": "fraction"},
-    **{f"{role}_head{key}": "attention mass" for role in ROLES for key in ("", "_control", "_minus_control")},
+    **{
+        f"{role}_head{key}": UNITS.get(role, "attention mass")
+        for role in ROLES
+        for key in ("", "_control", "_minus_control")
+    },
     **{f"knockout_{what}_logit_diff": "logits" for what in ("none", "found", "random")},
 }
 """Every figure on the task, and its unit where it has no value."""
