@@ -200,7 +200,7 @@ def test_texts_have_their_tokens_beside_them(toy):
 
 def test_what_cannot_be_looked_at_is_refused(toy):
     model, tokens = model_of("gpt2"), tokens_of()
-    with pytest.raises(UnknownNameError, match="site must be one of resid, attn_out, mlp_out, head, got 'heads'"):
+    with pytest.raises(UnknownNameError, match="site must be a known one, got 'heads'; nearest: head"):
         logit_lens(model, tokens, site="heads")
     with pytest.raises(ArgumentError, match="site='mlp_out' needs a model with MLPs"):
         logit_lens(model_of("attention only"), tokens, site="mlp_out")

@@ -160,6 +160,9 @@ def test_weights_that_were_written_since_are_noticed():
     with torch.no_grad():
         model.blocks[0].attn.b_O.copy_(before)
     lens.check(model)
+    model.blocks[0].attn.W_O.data.mul_(3)
+    with pytest.raises(ArgumentError, match="a tuned lens must be used on the model that it was trained on"):
+        lens.check(model)
 
 
 def test_damaged_files_are_refused(model, lens, tmp_path):

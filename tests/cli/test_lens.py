@@ -132,7 +132,7 @@ def test_a_tuned_lens_is_trained_and_looked_through(pellucid, tmp_path):
         ),
         (
             (TEXT, "--model", "toy-induction", "--site", "z"),
-            "site must be one of resid, attn_out, mlp_out, head, got 'z'",
+            "--site must be a known one, got 'z'; there is: resid",
         ),
         ((TEXT, "--model", "toy-induction", "--answer", "five"), "five"),
         ((TEXT, "--model", "toy-induction", "--answer", "5", "--answer-id", "5"), "both name a token, got '5' and 5"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from pellucid.hooks.run import LiveRun
 from pellucid.model import linear as module
@@ -18,8 +19,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     original = module._quickly
 
-    def counted(x: torch.Tensor, W: torch.Tensor) -> bool:
-        taken = original(x, W)
+    def counted(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None) -> bool:
+        taken = original(x, W, b)
         asked.extend([x.numel() // x.shape[-1]] if taken else [])
         return taken
 
@@ -86,6 +87,32 @@ def test_gradients_are_those_of_the_plain_product(quick: list[int]) -> None:
     x, W = torch.randn(200, D_IN, requires_grad=True), torch.randn(D_OUT, D_IN)
     linear(x, W).sum().backward()
     torch.testing.assert_close(x.grad, W.sum(0).expand(200, D_IN), atol=1e-3, rtol=1e-4)
+    assert quick == []
+
+
+def test_a_bias_alone_has_its_gradient(quick: list[int]) -> None:
+    b = torch.randn(D_OUT, requires_grad=True)
+    linear(torch.randn(200, D_IN), torch.randn(D_OUT, D_IN), b).sum().backward()
+    torch.testing.assert_close(b.grad, torch.full((D_OUT,), 200.0))
+    assert quick == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
+def test_forward_derivatives_are_those_of_the_plain_product(quick: list[int]) -> None:
+    x, W, tangent = torch.randn(200, D_IN), torch.randn(D_OUT, D_IN), torch.randn(200, D_IN)
+    _, found = torch.func.jvp(lambda x: linear(x, W), (x,), (tangent,))
+    torch.testing.assert_close(found, F.linear(tangent, W), atol=1e-3, rtol=1e-4)
+    with torch.no_grad(), forward_ad.dual_level():
+        dual = linear(forward_ad.make_dual(x, tangent), W)
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, found)
+    assert quick == []
+
+
+def test_batches_of_torch_func_are_products_of_torch(quick: list[int]) -> None:
+    x, W = torch.randn(3, 200, D_IN), torch.randn(D_OUT, D_IN)
+    with torch.no_grad():
+        found = torch.func.vmap(lambda x: linear(x, W))(x)
+    torch.testing.assert_close(found, F.linear(x, W), atol=1e-3, rtol=1e-4)
     assert quick == []
 
 

@@ -217,7 +217,7 @@ class _States:
 
     def __init__(self, model: HookedTransformer, site: str, lens: Translator | None) -> None:
         if site not in SITES:
-            raise UnknownNameError(f"site must be one of {', '.join(SITES)}, got {site!r}{nearest(site, SITES)}")
+            raise UnknownNameError(f"site must be a known one, got {site!r}{nearest(site, SITES)}")
         if site == "mlp_out" and model.config.mlp is None:
             raise ArgumentError(
                 "site='mlp_out' needs a model with MLPs, and this model has attention only; take attn_out"

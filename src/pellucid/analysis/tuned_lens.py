@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pellucid.analysis import reading
 from pellucid.analysis.lens_cells import COPIES, divergence, said
+from pellucid.analysis.watched import fingerprint
 from pellucid.base.errors import ArgumentError, TrainingError
 from pellucid.base.progress import progress as shown
 from pellucid.base.record import Record
@@ -301,11 +302,14 @@ _HASHES: WeakKeyDictionary[HookedTransformer, tuple[Any, str]] = WeakKeyDictiona
 
 
 def _hash_of(model: HookedTransformer) -> str:
-    """`weights_hash`, made anew where a weight was replaced or written since; large models take seconds."""
+    """`weights_hash`, which takes seconds for large models; made anew where a weight was replaced or written since.
+
+    What was written behind torch's back, through ``.data``, is seen where it touches the numbers of the fingerprint.
+    """
     held = [x for _, x in sorted(model.state_dict().items())]
     if any(x.is_inference() for x in held):  # nothing tells when these are written
         return weights_hash(model)
-    now = [(x.data_ptr(), x._version, x.dtype) for x in held]
+    now = [(x.data_ptr(), x._version, x.dtype) for x in held], fingerprint(model, [])
     kept = _HASHES.get(model)
     if kept is None or kept[0] != now:
         kept = _HASHES[model] = (now, weights_hash(model))

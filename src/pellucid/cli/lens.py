@@ -112,6 +112,7 @@ def lens(
             raise ArgumentError(f"--head must be a layer and a head, such as 1.0, got {head!r}")
     elif site == "head" or as_json:
         _refuse(f"to {'--json' if as_json else '--site head'}", {"--last": last})
+    _check_site(site)
     check_page(out, overwrite=overwrite)
     read = loaded(model)
     asked = answer_id if answer is None else _answer(read, answer)
@@ -181,6 +182,14 @@ def _look_by_head(
         typer.echo(f"\nWritten to {out}")
 
 
+def _check_site(site: str | None) -> None:
+    from pellucid.analysis.lens import SITES
+    from pellucid.base.errors import UnknownNameError, nearest
+
+    if site is not None and site not in SITES:
+        raise UnknownNameError(f"--site must be a known one, got {site!r}{nearest(site, SITES)}")
+
+
 def _refuse(where: str, options: dict[str, Any]) -> None:
     """Options that mean nothing there."""
     from pellucid.base.errors import ArgumentError
@@ -201,9 +210,11 @@ def _train(model: str, corpus: str, *, steps: int, seed: int, out: Path | None, 
     if out is None:
         raise ArgumentError("--train needs a place for the lens, got none; add --out FOLDER")
     check_folder(out, overwrite=overwrite)
+    texts = Corpus(source=corpus, longest=4000)
+    next(iter(texts), None)  # what cannot be read is said before a model is loaded
     read = loaded(model)
     say("training a tuned lens")
-    made = train_tuned_lens(read, Corpus(source=corpus, longest=4000), steps=steps, seed=seed)
+    made = train_tuned_lens(read, texts, steps=steps, seed=seed)
     made.save(out, overwrite=overwrite)
     rows = []
     if made.held_out is not None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 LEAST = 2**25  # multiplications, below which making oneDNN's kernel for a new shape costs more than it saves
 
@@ -32,7 +33,7 @@ def linear(
     act: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "*rows d_out"]:
     """`x W^T + b`, as `F.linear` has it, and an activation function of that."""
-    if x.numel() * len(W) < LEAST or not _quickly(x, W):
+    if x.numel() * len(W) < LEAST or not _quickly(x, W, b):
         out = F.linear(x, W, b)
         return out if act is None else act(out)
     if act is None or act in KNOWN:
@@ -41,8 +42,14 @@ def linear(
     return act(torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], ""))
 
 
-def _quickly(x: Tensor, W: Tensor) -> bool:
+def _quickly(x: Tensor, W: Tensor, b: Tensor | None) -> bool:
+    """Whether it holds; the operator knows no derivative of any kind, and no transform of `torch.func`."""
     if torch.compiler.is_compiling() or not THERE:  # a compiler chooses for itself
         return False
-    plain = x.is_cpu and W.is_cpu and x.dtype == W.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and not (torch.is_grad_enabled() and (x.requires_grad or W.requires_grad))
+    parts = (x, W) if b is None else (x, W, b)
+    if not all(part.is_cpu and part.dtype == torch.float32 for part in parts) or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+        return False
+    transform = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return forward_ad._current_level < 0 and transform is None
