@@ -1,10 +1,14 @@
 """`pellucid study contractions`: told, written, and no failure where a model cannot; wrong input is told first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from tests.studies.test_contractions import speaking
+from pellucid.studies.contractions import contractions
+from pellucid.studies.contractions_parts import contexts
+from pellucid.studies.result import Figure
+from tests.studies.test_contractions import RIGHT, prompts_of, speaking, with_neurons
 
 STUDY = ("study", "contractions", "--model")
 
@@ -27,12 +31,12 @@ def test_json_is_the_result(pellucid):
 
 def test_a_model_that_contracts_has_every_verdict_in_its_result(pellucid, tmp_path, shared):
     speaking(shared).float().save_pretrained(tmp_path / "model")
-    done = pellucid(*STUDY, "model", "-n", "50", "--out", "out")
+    done = pellucid(*STUDY, "model", "-n", "60", "--out", "out")
     assert done.status == 0
     text = " ".join(done.out.split())
     assert "groups attn 0 different" in text and "copied attn 0 different 1.000" in text
     assert "seen attn 0" not in text  # of what was compared, only what differs
-    assert "Missing: the model has no MLPs. Missing: no texts were given" in text
+    assert "Missing: the model has no MLPs." in text and "no texts" not in text
     figures = json.loads((tmp_path / "out/result.json").read_text())["figures"]
     assert (figures["seen attn 0"]["label"], figures["groups attn 0"]["label"]) == ("shared", "different")
     assert figures["habit"]["label"] == "shown"
@@ -57,6 +61,26 @@ def test_wrong_input_is_told_before_any_work(pellucid, option, value, match):
     done = pellucid(*STUDY, "prose-2l-mixed", option, value)
     assert done.status in (1, 2) and match in done.err
     assert "loading" not in done.err
+
+
+def test_texts_are_refused_where_neurons_are_left_out(pellucid):
+    done = pellucid(*STUDY, "prose-2l-mixed", "--corpus", "/nope.txt", "--no-neurons")
+    assert done.status == 1 and "loading" not in done.err
+    assert "and --no-neurons leaves them out, got --corpus /nope.txt and --no-neurons; leave" in " ".join(
+        done.err.split()
+    )
+
+
+def test_neurons_are_looked_up_in_texts_where_no_head_changes_anything(pellucid, tmp_path, monkeypatch):
+    """A habit of neurons alone: the result is made with what the texts tell, and not refused for want of a head."""
+    found = contractions(with_neurons(), prompts_of(6))
+    habit = replace(found, figures=found.figures | {"head": Figure(unit="logits", reason="no head changes anything")})
+    monkeypatch.setattr("pellucid.studies.contractions.contractions", lambda *_, **__: habit)
+    (tmp_path / "texts.txt").write_text("We're here.")
+    seen = contexts(with_neurons(), found.measurements, [[0, 12, RIGHT, 13]])
+    monkeypatch.setattr("pellucid.studies.contractions_parts.contexts", lambda *_: seen)
+    figures = json.loads(pellucid(*STUDY, "prose-2l-mixed", "--corpus", "texts.txt", "--json").out)["figures"]
+    assert (figures["head"]["value"], figures["texts"]["label"]) == (None, f"L0N1 at '{RIGHT}'")
 
 
 def test_an_empty_corpus_is_told_before_any_work(pellucid, tmp_path):

@@ -18,7 +18,7 @@ from pellucid.studies.contractions_frames import (
     not_comparable,
     would_decide,
 )
-from pellucid.studies.contractions_groups import contrasts, of_parts, side_by_side
+from pellucid.studies.contractions_groups import MORE, contrasts, of_parts, side_by_side
 from pellucid.tasks.contractions import CONTRACTION, GROUPS
 from pellucid.tasks.pairs import Pairs
 from tests.studies.test_contractions import wired
@@ -116,6 +116,23 @@ def test_groups_that_fall_into_two_by_what_they_predict_come_out_so():
     for row, name in enumerate(("predicted", "seen", "copied")):
         for part in range(3):
             assert found[f"{name} attn {part}"].label == ("different" if part == row else "shared")
+
+
+def test_what_the_interval_leaves_open_and_permutations_do_not_decide_is_told_as_such():
+    """Five frames have 32 choices of signs, of which two are as far as what is quite sure by t."""
+    x = drawn(1, 0, spread=0.01)[:5]
+    x[:, [at for at, group in enumerate(GROUPS) if group.startswith("'re")]] += 1
+    found = side_by_side(MODEL, effects_of(x), pairs_of(frames=5))
+    figure = found.figures["seen attn 0"]
+    assert figure.low > 0 and (figure.label, figure.reason) == ("undecided", MORE)
+    assert found.measurements["contrasts"].dataset["p_value"].values[1, 0] == pytest.approx(2 / 32)
+    assert found.figures["groups attn 0"].label == "different"
+
+
+def test_that_intervals_are_too_narrow_is_kept_beside_them():
+    found = compared_of(np.random.default_rng(0).exponential(size=(FRAMES, len(GROUPS), 12)) ** 4)
+    assert "so skewed that on 10" in found.measurements["groups_compared"].record.settings["skewed"]
+    assert compared_of(drawn(3, 0)).measurements["groups_compared"].record.settings["skewed"] is None
 
 
 def test_contrasts_are_over_the_same_last_words():

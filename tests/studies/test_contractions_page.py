@@ -68,6 +68,28 @@ class TestSentences:
         told = words_of(contractions_page(replace(found, figures=found.figures | {"habit": small})))
         assert "by 0.10 [0.05, 0.15] logits. That is less than the 0.2 that were declared to matter." in told
 
+    def test_a_habit_without_a_head_does_not_end_the_study(self, found):
+        none = Figure(unit="logits", reason="no head changes anything")
+        exploratory = replace(found.record, settings={**found.record.settings, "exploratory": "few frames"})
+        alone = replace(found, figures=found.figures | {"head": none}, record=exploratory)
+        told = words_of(contractions_page(alone))
+        assert "The study ends there" not in told and "No single head or neuron matters for sure." in told
+        assert "All that follows is exploratory: few frames." in told
+
+    def test_intervals_that_are_too_narrow_are_told_so(self, found, page):
+        told = "the t intervals of differences are too narrow"
+        assert told not in words_of(page)
+        apart = found.measurements["groups_compared"]
+        assert apart.record.settings["skewed"] is None
+        skewed = Measurement(
+            apart.dataset["value"].values,
+            apart.dims,
+            unit="logits",
+            record=replace(apart.record, settings={"skewed": "the effects of 2 of 3 cells are so skewed"}),
+        )
+        other = replace(found, measurements=found.measurements | {"groups_compared": skewed})
+        assert words_of(contractions_page(other)).count(told) == 1
+
     def test_what_changes_nothing_has_a_row(self, page):
         assert "queries none changes anything — —" in words_of(page)
 

@@ -112,7 +112,16 @@ class TestTexts:
         assert told.measurements["texts"].dataset["component"].values.tolist() == seen.labels
         page = contractions_page(told, seen).html()
         assert f"Where they are most active, in {seen.tally.n} tokens of 2 documents" in page
-        assert with_texts(found, None).figures["texts"].value is None
+        assert with_texts(found, None) is found
+
+    def test_where_there_are_no_neurons_that_is_the_reason_and_not_a_lack_of_texts(self):
+        for model, options, reason in (
+            (wired(), {}, "the model has no MLPs"),
+            (with_neurons(), {"neurons": False}, "neurons were left out"),
+        ):
+            bare = contractions(model, prompts_of(2), **options)
+            assert contexts(model, bare.measurements, [[0, 12, RIGHT, 13]]) is None
+            assert bare.figures["texts"].reason == reason
 
 
 def test_every_layer_is_measured_in_four_ways(found):

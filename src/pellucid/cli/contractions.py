@@ -42,14 +42,20 @@ def contractions(
     Example:
         pellucid study contractions --model gpt2 --out out/contractions
     """  # noqa: D301  (typer leaves the lines after \b as they are)
+    from pellucid.base.errors import ArgumentError
     from pellucid.studies.contractions import contractions as find
     from pellucid.studies.contractions_frames import check_delta
     from pellucid.studies.contractions_page import contractions_page
-    from pellucid.studies.contractions_parts import contexts, with_texts
+    from pellucid.studies.contractions_parts import contexts, top_neurons, with_texts
     from pellucid.studies.result import check_vacant
     from pellucid.text.corpus import Corpus
 
     check_delta(delta)
+    if corpus is not None and no_neurons:
+        raise ArgumentError(
+            f"--corpus looks for the neurons that were found, and --no-neurons leaves them out, got --corpus {corpus} "
+            "and --no-neurons; leave one of them out"
+        )
     if out is not None:
         check_vacant(out, overwrite=overwrite)
     texts = None if corpus is None else Corpus(source=corpus)
@@ -58,7 +64,7 @@ def contractions(
     read = loaded(model)
     found = find(read, n=n, seed=seed, delta=delta, neurons=not no_neurons, progress=say)
     seen = None
-    if texts is not None and found.figures["head"].value is not None:
+    if texts is not None and top_neurons(found.measurements):
         say("texts that excite the neurons found")
         seen = contexts(read, found.measurements, texts)
         found = with_texts(found, seen)

@@ -262,6 +262,7 @@ def _parts(
         found.add(contractions_parts.neurons(model, pairs))
     else:
         found.figures["neuron"] = Figure(unit="logits", reason="neurons were left out")
-    found.figures["texts"] = Figure(unit="activation", reason=NO_TEXTS)
+    neuron = found.figures["neuron"]
+    found.figures["texts"] = Figure(unit="activation", reason=NO_TEXTS if neuron.value is not None else neuron.reason)
     say("groups side by side")
     found.add(side_by_side(model, found.measurements, pairs, delta=delta))

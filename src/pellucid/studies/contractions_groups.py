@@ -2,19 +2,25 @@
 
 In: effects of parts, per prompt, with groups and frames. Out: the effect of each part in each group by itself; for each
 part one verdict, whether any group stands apart from the others; and the contrasts that were declared beforehand: what
-is predicted, what was seen, and whether both are the same. All cells of a question are one family, so that under the
-null hypothesis a difference anywhere is found in 5 % of studies. A difference counts from `delta` on; that none was
-found does not show that there is none.
+is predicted, what was seen, and whether both are the same. All cells of a question are one family. *different* rests on
+permutations (`contractions_permuted`): of studies in which the groups of a frame are exchangeable, 5 % find a
+difference anywhere. For contrasts, the signs of a frame are flipped, of all parts at once, which takes the negatives to
+be as probable; with fewer than 6 frames none can differ. *shared* rests on two one-sided t tests, and the intervals
+beside both are of t. A difference counts from `delta` on; that none was found does not show that there is none.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pellucid.base.errors import MisreadWarning
 from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.maths.groups import GroupsCompared
+from pellucid.maths.level import seen_skewed, warn_of_level
+from pellucid.maths.statistics import max_statistic
 from pellucid.measurement import Measurement
 from pellucid.studies.contractions_frames import (
     DELTA,
@@ -25,6 +31,7 @@ from pellucid.studies.contractions_frames import (
     groups_of,
     not_comparable,
 )
+from pellucid.studies.contractions_permuted import dealt_anew, resting_on
 from pellucid.studies.result import Figure, Findings
 from pellucid.tasks.pairs import Pairs
 
@@ -33,6 +40,7 @@ HEADS = 12
 VERDICTS: tuple[str, ...] = ("shared", "different", "undecided")
 CONTRASTS = ("predicted", "seen", "copied")
 NO_DESIGN = "no two contractions are both seen and predicted, behind the same last words"
+MORE = "more frames would decide; how many cannot be told, since by the t interval these were enough"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +140,9 @@ def side_by_side(
     """Each group's own effects, a verdict for each part, and one for each contrast and part; figures and Measurements.
 
     Figures: ``groups PART``, the group farthest from the mean of the others; ``predicted PART``, ``seen PART``,
-    ``copied PART``. The label of each is its verdict; undecided, the reason tells how many frames would decide.
+    ``copied PART``. The label of each is its verdict; undecided, the reason tells about how many frames would decide,
+    by t. The p values of the Measurements are corrected for all cells of their family. Their setting ``skewed`` says
+    that the intervals are too narrow, if they visibly are.
     """
     record = record_of(model, task="groups of contractions compared", settings={"delta": delta})
     parts, found, reason = parts_of(effects, pairs, record), Findings(), not_comparable(pairs)
@@ -142,7 +152,8 @@ def side_by_side(
     table, labels = Table.of(parts, pairs), [str(name) for name in parts.dataset["component"].values]
     found.measurements |= {"parts": parts, "parts_by_group": by_group(parts, pairs)}
     others = (table.values.sum(1, keepdims=True) - table.values) / (len(table.groups) - 1)
-    apart = compared(table.values, others, delta=delta)
+    apart = resting_on(dealt_anew(table.values), compared(table.values, others, delta=delta))
+    record = _telling(record, table.values - others)
     verdicts, needed = of_parts(apart)
     for word in VERDICTS:
         count = float(verdicts.count(word))
@@ -150,7 +161,7 @@ def side_by_side(
     farthest = np.abs(apart.difference).argmax(0)
     for at, part in enumerate(labels):
         numbers = (float(x[farthest[at], at]) for x in (apart.difference, apart.low, apart.high))
-        found.figures[f"groups {part}"] = figure_of(*numbers, label=verdicts[at], needed=float(needed[at]))
+        found.figures[f"groups {part}"] = _figure(numbers, verdicts[at], float(needed[at]), len(table.values))
     found.measurements["groups_compared"] = _framed(
         apart, {"group": list(table.groups), "component": labels}, record, name="group minus the mean of the others"
     )
@@ -178,14 +189,32 @@ def _declared(
     """The contrasts of each part, all of them one family."""
     if not asked:
         return
-    answer = compared(np.stack([one.of(table.values) for one in asked], 1), delta=delta)
+    values = np.stack([one.of(table.values) for one in asked], 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisreadWarning)  # `compared` says it too
+        p_value = max_statistic(values)
+    answer, record = resting_on(p_value, compared(values, delta=delta)), _telling(record, values)
     axes = {"group": [one.words for one in asked], "component": labels}
     found.measurements["contrasts"] = _framed(answer, axes, record, name="contrast of groups")
     for row, one in enumerate(asked):
         for at, part in enumerate(labels):
             numbers = (float(x[row, at]) for x in (answer.difference, answer.low, answer.high))
             verdict, needed = str(answer.verdict[row, at]), float(answer.n_to_decide[row, at])
-            found.figures[f"{one.name} {part}"] = figure_of(*numbers, label=verdict, needed=needed)
+            found.figures[f"{one.name} {part}"] = _figure(numbers, verdict, needed, len(values))
+
+
+def _figure(numbers: Iterable[float], verdict: str, needed: float, frames: int) -> Figure:
+    figure = figure_of(*numbers, label=verdict, needed=needed)
+    return replace(figure, reason=MORE) if verdict == "undecided" and needed <= frames else figure
+
+
+def _telling(record: Record, differences: np.ndarray) -> Record:
+    """The record with what a warning says of the intervals of ``[frame *cells]``, or None."""
+    flat = differences.reshape(len(differences), -1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warn_of_level(len(flat), int(seen_skewed(flat).sum()), flat.shape[1])
+    return replace(record, settings={**record.settings, "skewed": str(told[0].message) if told else None})
 
 
 def _framed(found: GroupsCompared, axes: Mapping[str, list[str]], record: Record, *, name: str) -> Measurement:

@@ -57,7 +57,7 @@ def _lead(result: StudyResult) -> str:
         return f"Nothing can be said of the habit: {str(habit.reason).rstrip('.')}."
     told = f"A contraction before raises the contraction, against the full verb, by {value(habit)} logits."
     head, neuron = result.figures["head"], result.figures["neuron"]
-    if head.value is None:
+    if "attn_out" not in result.measurements:
         return f"{told} The study ends there: {str(head.reason).rstrip('.')}."
     if habit.label == "not shown":
         told += f" That is a habit *not shown*: {habit.reason}."
@@ -90,7 +90,7 @@ def _habit(page: Page, result: StudyResult) -> None:
     rows = [[words, number(result.figures[name]), interval(result.figures[name])] for name, words in names.items()]
     page.table(["", "logits", "95 % interval"], rows, "Means over frames; each group by itself below.")
     exploratory = result.record.settings.get("exploratory")
-    if exploratory and result.figures["head"].value is not None:
+    if exploratory and "attn_out" in result.measurements:
         page.note(f"All that follows is exploratory: {str(exploratory).rstrip('.')}.", kind="warning")
     copied = result.figures["copied_minus_not"]
     words = "Over the same pronouns, where the contraction to come is the one that was seen the habit is stronger by "

@@ -3,12 +3,17 @@
 In: what the study found. Out: a section. Verdicts are read, not made.
 """
 
+from pellucid.measurement import Measurement
 from pellucid.report.page import Page
 from pellucid.studies.contractions_groups import CONTRASTS, NO_DESIGN
 from pellucid.studies.contractions_pictures import group_map, rounded
 from pellucid.studies.result import Figure, StudyResult
 
 MARKS = {"shared": "=", "different": "≠", "undecided": "?"}
+SKEWED = (
+    "Some effects are visibly skewed: the t intervals of differences are too narrow, and *shared* is less sure than it "
+    "says; *different* does not rest on them."
+)
 
 
 def groups(page: Page, result: StudyResult) -> None:
@@ -22,9 +27,13 @@ def groups(page: Page, result: StudyResult) -> None:
     page.text(
         "A part is *different* if any group stands apart from the mean of the others, *shared* if each is shown to lie "
         f"within ±{delta:g} logits of it (declared beforehand), else *undecided*. All groups and parts are one family: "
-        "of studies in which nothing differs, 5 % find a difference anywhere. Which group it is, the verdict does not "
-        "say: the effects of each group do, and the contrasts, which were declared beforehand and are a family too."
+        "of studies in which the groups of a frame are exchangeable, 5 % find a difference anywhere, by permutations, "
+        "however skewed the effects are; a group that only spreads wider may come out different too. Which group it "
+        "is, the verdict does not say: the effects of each group do, and the contrasts, which were declared beforehand "
+        "and are a family too."
     )
+    if any(one.record.settings.get("skewed") for one in _compared(result)):
+        page.note(SKEWED, kind="warning")
     parts = [str(name) for name in own.dataset["component"].values]
     verdicts = [str(result.figures[f"groups {part}"].label) for part in parts]
     page.figure(
@@ -42,11 +51,15 @@ def groups(page: Page, result: StudyResult) -> None:
     page.table(
         ["part", "farthest from the others", *words],
         rows,
-        "Differences in logits, with intervals that are corrected for there being many; undecided ones with the "
-        "frames that would decide.",
+        "Differences in logits, with t intervals that are corrected for there being many; *different* rests on "
+        "permutations, so that an interval may say otherwise. Undecided ones with the frames that would decide, by t.",
     )
     if not asked:
         page.text(f"The contrasts are missing: {NO_DESIGN}.")
+
+
+def _compared(result: StudyResult) -> list[Measurement]:
+    return [result.measurements[name] for name in ("groups_compared", "contrasts") if name in result.measurements]
 
 
 def _asked(result: StudyResult, n: int) -> list[str]:

@@ -104,10 +104,12 @@ def contexts(model: HookedTransformer, measurements: Mapping[str, Measurement], 
 
 
 def with_texts(found: StudyResult, seen: Contexts | None) -> StudyResult:
-    """The result with what the texts tell: how active the neuron of the figure is at its best place."""
+    """The result with what the texts tell: how active the neuron of the figure is at its best place.
+
+    Without neurons nothing was seen, and the figure keeps the reason why there are none.
+    """
     if seen is None:
-        reason = "no neuron was found whose texts could be looked for"
-        return replace(found, figures=found.figures | {"texts": Figure(unit="activation", reason=reason)})
+        return found
     best = seen.of(seen.labels[0])[0]
     at = f"{seen.labels[0]} at {best.words[best.at]!r}" if best.words else seen.labels[0]
     top = Figure(unit="activation", value=float(best.value), label=at, reason="the largest of all has no interval")
