@@ -58,7 +58,7 @@ def test_heads_that_all_rest_on_bos_are_warned_of(make_model):
         model.pos_embed.W_pos[0, 0] = 1.0
         for block in model.blocks:
             block.attn.W_K[:, 0] = 50.0
-    with pytest.warns(MisreadWarning, match=r"100% of the heads rest on BOS in both halves"):
+    with pytest.warns(MisreadWarning, match=r"100% of the heads rest on BOS in both halves: what they do on a match"):
         rest_scores(model, repeated_tokens(model, seq_len=S, batch=2))
 
 

@@ -37,6 +37,18 @@ def test_processing_changes_nothing():
     np.testing.assert_allclose(composition(model).values, before.values, atol=1e-12)
 
 
+def test_the_reads_of_one_layer_are_held_at_a_time(monkeypatch):
+    from pellucid.analysis import compose
+
+    plain, seen = compose._norms, []
+    monkeypatch.setattr(
+        compose, "_norms", lambda left, right: (seen.append((len(left), len(right))), plain(left, right))[1]
+    )
+    config = config_of(n_layers=4)
+    composition(HookedTransformer(config, seed=0, device="cpu"))
+    assert seen == [(config.attention.n_heads, 3 * config.attention.n_heads)] * 6
+
+
 def test_random_heads_have_what_chance_gives():
     attention = AttentionConfig(n_heads=4, d_head=32)
     model = HookedTransformer(config_of(d_model=256, attention=attention, norm=None), seed=0, device="cpu")
@@ -68,6 +80,43 @@ def test_the_strongest_by_chance_is_that_of_random_models(norm):
     for wide in (AttentionConfig(n_heads=2, d_head=20), AttentionConfig(n_heads=2, d_head=1)):
         other = strongest_by_chance(HookedTransformer(config.change(attention=wide), seed=0, device="cpu"), draws=3)
         assert bool((other[:, 1:] > 0).all()) and bool((other[:, 1:] <= 1).all())
+
+
+@pytest.mark.parametrize("norm", [None, LayerNorm()])
+def test_the_norms_that_are_drawn_are_those_that_are_multiplied_out(monkeypatch, norm):
+    """Quantiles of the largest of 4 and of 8, in heads of 16 dimensions."""
+    attention = AttentionConfig(n_heads=4, d_head=16)
+    config = config_of(n_layers=3, d_model=48, attention=attention, norm=norm)
+    model = HookedTransformer(config, seed=0, device="cpu")
+    exact = strongest_by_chance(model)
+    monkeypatch.setattr("pellucid.analysis.compose.LITERAL", 0)
+    drawn = strongest_by_chance(model, seed=1)
+    assert drawn.shape == exact.shape and bool(drawn[:, 0].isnan().all())
+    for layer in (1, 2):
+        for q, off in ((0.05, 0.006), (0.5, 0.006), (0.95, 0.015)):
+            assert float(drawn[:, layer].quantile(q)) == pytest.approx(float(exact[:, layer].quantile(q)), rel=off)
+    torch.testing.assert_close(strongest_by_chance(model, seed=1), drawn, equal_nan=True)
+
+
+def test_heads_of_one_dimension_have_a_beta_law(monkeypatch):
+    """The product of two vectors is a cosine, whose square has this law: the largest of one is one."""
+    monkeypatch.setattr("pellucid.analysis.compose.LITERAL", 0)
+    config = config_of(n_layers=2, d_model=9, attention=AttentionConfig(n_heads=1, d_head=1), norm=None)
+    drawn = strongest_by_chance(HookedTransformer(config, seed=0, device="cpu"), draws=4000)[:, 1, 0]
+    vectors = torch.randn(100_000, 9, generator=torch.Generator().manual_seed(0))
+    cosines = (vectors[:, 0] / vectors.norm(dim=1)).abs().double()
+    for q in (0.25, 0.5, 0.9, 0.99):
+        assert float(drawn.quantile(q)) == pytest.approx(float(cosines.quantile(q)), rel=0.05)
+
+
+def test_of_a_large_model_no_random_models_are_made(monkeypatch):
+    """As many layers and heads as the largest have: a little above the mean of one pair, and more so the more pairs."""
+    config = config_of(n_layers=24, d_model=256, attention=AttentionConfig(n_heads=16, d_head=32))
+    monkeypatch.setattr("pellucid.analysis.compose._random", None)
+    chance = strongest_by_chance(HookedTransformer(config, seed=0, device="cpu"))
+    assert chance.shape == (999, 24, 16)
+    assert float(chance[:, 1:].min()) > 1 / 16 and float(chance[:, 1:].max()) < 1.25 / 16
+    assert bool((chance[:, 1:].mean((0, 2)).diff()[:5] > 0).all())
 
 
 def test_a_planted_pair_composes_through_keys_and_nothing_else_does():

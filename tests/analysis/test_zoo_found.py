@@ -124,6 +124,25 @@ def test_a_rank_is_among_draws_of_all_heads_by_the_farthest():
     assert one.best() is None
 
 
+def test_whichever_draw_is_taken_for_the_score_one_in_twenty_has_a_p_that_small():
+    """Score and draws stand alike; by the deviation of the draws alone, several more would."""
+    every, role, small = noise(40, 1, 144, seed=5), role_named("copying"), 0
+    for i, draw in enumerate(every):
+        score = Measurement(draw, ("layer", "head"), unit="fraction", record=Record())
+        small += min(row.p for row in Found.by_chance(role, score, np.delete(every, i, 0)).rows()) <= 0.05
+    assert small == 2
+
+
+def test_a_head_five_deviations_out_is_mostly_found_among_99_draws():
+    role, found = role_named("copying"), 0
+    for seed in range(20):
+        every = noise(100, 1, 144, seed=seed)
+        every[0, 0, 0] += 5
+        score = Measurement(every[0], ("layer", "head"), unit="fraction", record=Record())
+        found += Found.by_chance(role, score, every[1:]).players() == ["0.0"]
+    assert found >= 14
+
+
 def test_random_models_play_no_role_of_weights_more_often_than_the_level_allows():
     attention = AttentionConfig(n_heads=4, d_head=4)
     said = {"copying": 0, "q_composition": 0, "k_composition": 0, "v_composition": 0}

@@ -237,10 +237,42 @@ def test_a_head_that_does_it_at_one_distance_alone_is_no_induction_head(toy, mon
 
     monkeypatch.setattr("pellucid.analysis.zoo_scores.role_scores", without_one)
     one = zoo(toy, ["induction"], batch=12)["induction"]
-    assert asked == [(33, 4), (25, 4)]
+    assert asked == [(33, 4), (25, 4)] and one.how.endswith("; asked at 33 and 25 tokens too")
     assert sorted(one.players()) == ["1.1", "1.2", "1.3"] and one.rows()[-1].head == "1.0"
     assert one.bars() == {"does so where the copy begins after 50 tokens, and not after 33 or 25": ["1.0"]}
     assert "study induction" in one.role.note
+
+
+@pytest.mark.parametrize(("off", "barred"), [(0.0, False), (0.12, True)])
+def test_a_head_is_barred_where_it_clearly_fails_and_not_where_it_may_have(toy, monkeypatch, off, barred):
+    """Its mean lies below what is asked for at 25 tokens, by little and by much; at 33 it does what it does."""
+    plain = role_scores
+
+    def unsure(model, tokens, roles):
+        score, control = (
+            Measurement(x.values, x.dims, unit=x.unit, record=x.record) for x in plain(model, tokens, roles)
+        )
+        values = score.values.copy()
+        if tokens.seq_len == 25:
+            swing = np.resize([-0.02, 0.02], len(values))
+            values[:, 0, 1, 0] = control.values[:, 0, 1, 0] + 0.095 - off / 2 + swing
+        return RoleScores(Measurement(values, score.dims, unit=score.unit, record=score.record), control)
+
+    monkeypatch.setattr("pellucid.analysis.zoo_scores.role_scores", unsure)
+    one = zoo(toy, ["induction"])["induction"]
+    assert one.bars() == (
+        {"does so where the copy begins after 50 tokens, and not after 25": ["1.0"]} if barred else {}
+    )
+    assert ("1.0" in one.players()) is not barred
+
+
+def test_short_halves_are_asked_for_longer_ones_and_what_has_no_room_is_said(toy, make_model):
+    one = zoo(toy, ["induction"], seq_len=2, batch=12)["induction"]
+    assert one.how.endswith("; asked at 3 and 4 tokens too") and one.role.about.endswith("at other distances too")
+    assert zoo(toy, ["induction"], seq_len=4, batch=12)["induction"].how.endswith("asked at 2 and 6 tokens too")
+    lone = zoo(make_model(n_ctx=6), ["induction"], seq_len=2, batch=12)["induction"]
+    assert lone.how.endswith("; asked at no other distance, for which the context has no room")
+    assert lone.role.about == "attends to what followed the same token before, at 2 tokens alone"
 
 
 @pytest.mark.parametrize(

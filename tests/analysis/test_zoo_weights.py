@@ -6,7 +6,7 @@ import torch
 
 from pellucid import HookedTransformer, LayerNorm, MLPConfig
 from pellucid.analysis.compose import composition, strongest_by_chance
-from pellucid.analysis.copying import copying_by_chance, copying_score
+from pellucid.analysis.copying import copying_by_chance, copying_score, multiplications
 from pellucid.analysis.zoo_scores import zoo
 from pellucid.analysis.zoo_weights import SERIES, copy_suppression, successions, successor
 from pellucid.base.errors import ArgumentError, TokenError
@@ -87,7 +87,7 @@ def test_a_successor_head_writes_for_the_next_number():
     model.blocks[0].attn.W_O[0] = torch.eye(n).roll(1, 1)  # token i writes for token i + 1
     model.blocks[0].attn.W_O[1] = torch.eye(n).roll(2, 1)  # the one after that: knows the row, not its order
     found = zoo(model, ["successor"])["successor"]
-    assert found.players() == ["0.0"] and found.how == "sign flips of 8 tokens, corrected over the heads (fdr)"
+    assert found.players() == ["0.0"] and found.how == "sign flips of 8 words, corrected over the heads (fdr)"
     assert [row.p for row in found.rows()] == pytest.approx([3 * 2**-7, 1, 3 * 2**-7])  # 0.1 has less than its control
     assert found.score is not None and found.control is not None
     # 1 … 9: 0 is BOS. All eight that have a next one; with two on, all but the last, of seven others each.
@@ -103,19 +103,19 @@ def test_successor_is_the_argmax_of_the_dense_matrix(make_model):
     found = successor(model)
     for layer in range(2):
         for head in range(3):
-            matrix = literal_ov(model, layer, head, torch.tensor([now for now, _, _ in rows]))
-            right = np.mean([int(row.argmax()) == then for row, (_, then, _) in zip(matrix, rows, strict=True)])
+            matrix = literal_ov(model, layer, head, torch.tensor([one.now for one in rows]))
+            right = np.mean([int(row.argmax()) == one.then for row, one in zip(matrix, rows, strict=True)])
             assert float(found.values[:, layer, head].mean()) == pytest.approx(right)
 
 
 def test_ordinals_are_those_that_the_tokenizer_has():
     model = HookedTransformer.from_pretrained("prose-2l-mixed", device="cpu")
     rows, names = successions(model)
-    texts = {(model.tokenizer.decode([now]), model.tokenizer.decode([then])) for now, then, _ in rows}
+    texts = {(model.tokenizer.decode([now]), model.tokenizer.decode([then])) for now, then, _, _ in rows}
     assert (" one", " two") in texts and (" first", " second") in texts
     assert not any("third" in text for pair in texts for text in pair)  # two tokens here
     assert set(names) <= set(SERIES) and "days" not in names
-    assert all(now in row and then in row for now, then, row in rows)
+    assert all(now in row and then in row for now, then, row, _ in rows)
 
 
 def test_a_tokenizer_without_ordinals_has_no_successor_and_says_so(make_model):
@@ -156,10 +156,10 @@ def test_composition_tells_the_strongest_earlier_head(make_model):
 def test_copying_is_the_known_score(toy):
     one = zoo(toy, ["copying"])["copying"]
     assert one.score is not None and one.control is not None
-    known = copying_score(toy)
+    known = copying_score(toy, draws=99)
     np.testing.assert_array_equal(one.score.values, known.values)
     np.testing.assert_allclose(one.control.values, known.dataset["control"].values)
-    assert "rank among 49 draws by chance" in one.how and np.isnan(one.rows()[0].low)
+    assert "rank among 99 draws by chance" in one.how and np.isnan(one.rows()[0].low)
 
 
 def test_chance_is_the_score_with_another_order_of_the_vocabulary(make_model):
@@ -180,15 +180,61 @@ def test_chance_is_the_score_with_another_order_of_the_vocabulary(make_model):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "n_layers", "draws"), [(0.05, 2, 49), (0.05, 22, 19), (0.01, 22, 99), (1e-6, 2, 999)]
+    ("alpha", "long", "draws"), [(0.05, 10**12, 99), (0.05, 0, 49), (0.01, 0, 99), (0.001, 0, 999), (1e-6, 0, 999)]
 )
-def test_there_are_as_many_draws_as_the_level_needs(make_model, monkeypatch, alpha, n_layers, draws):
+def test_there_are_as_many_draws_as_the_level_needs_and_time_allows(make_model, monkeypatch, alpha, long, draws):
     asked = []
 
     def none(model, *, draws, seed):
         asked.append(draws)
         raise ArgumentError("not here")
 
+    monkeypatch.setattr("pellucid.analysis.zoo_scores.LONG", long)
     monkeypatch.setattr("pellucid.analysis.zoo_scores.copying_by_chance", none)
-    assert zoo(make_model(n_layers=n_layers), ["copying"], alpha=alpha)["copying"].reason == "not here"
+    assert zoo(make_model(), ["copying"], alpha=alpha)["copying"].reason == "not here"
     assert asked == [draws]
+
+
+def test_fewer_draws_are_said(toy, monkeypatch):
+    assert multiplications(toy) == (64 + 2 * 4 * toy.config.attention.d_head) * toy.config.d_model**2
+    monkeypatch.setattr("pellucid.analysis.zoo_scores.LONG", 99 * multiplications(toy) - 1)
+    how = zoo(toy, ["copying"])["copying"].how
+    assert how.endswith(
+        "rank among 49 draws by chance, of the farthest head in each; 49, not 99, for a model of this size"
+    )
+    monkeypatch.setattr("pellucid.analysis.zoo_scores.LONG", 99 * multiplications(toy))
+    assert zoo(toy, ["copying"])["copying"].how.endswith("rank among 99 draws by chance, of the farthest head in each")
+
+
+def test_a_smaller_level_takes_more_random_models(make_model):
+    for alpha, draws in ((0.05, 999), (0.0005, 1999)):
+        assert f"among {draws} draws" in zoo(make_model(), ["k_composition"], alpha=alpha)["k_composition"].how
+
+
+def test_a_word_with_a_space_and_the_same_without_count_as_one(monkeypatch):
+    """Eight words, each of them two tokens here: as many flips as words."""
+    n = 40
+    model = suppressing(n)
+    model.blocks[0].attn.W_O[0] = torch.eye(n).roll(1, 1)
+    monkeypatch.setattr("pellucid.analysis.zoo_weights.SERIES", {"digits": "1 2 3 4 5 6 7 8 9"})
+
+    def single(model, text):
+        return int(text) + (20 if text.startswith(" ") else 0)
+
+    monkeypatch.setattr("pellucid.analysis.zoo_weights._single", single)
+    found = zoo(model, ["successor"])["successor"]
+    assert found.score is not None and found.score.shape == (16, 1, 3) and found.score.frames is not None
+    assert sorted(set(found.score.frames)) == [f"digits: {i}" for i in range(1, 9)]
+    assert found.players() == ["0.0"] and found.how.startswith("sign flips of 8 words")
+    assert found.rows()[0].p == pytest.approx(3 * 2**-7)
+
+
+def test_the_unembedding_is_widened_once(toy, monkeypatch):
+    from pellucid.model.norms import widened
+
+    seen = []
+    monkeypatch.setattr(
+        "pellucid.analysis.token_circuits.widened", lambda W: (seen.append(tuple(W.shape)), widened(W))[1]
+    )
+    copy_suppression(toy)
+    assert seen.count(tuple(toy.W_U.shape)) == 1

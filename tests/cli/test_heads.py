@@ -118,7 +118,7 @@ def test_a_role_has_its_best_heads_first_with_interval_control_p_and_a_plain_yes
     assert "best on one half of the prompts" in first
     assert "control: the same stripe on tokens that do not repeat; clear: 0.1 above it or more, and p ≤ 0.05" in first
     assert rows(second)["0.1"][-1] in ("yes", "no") and len(rows(second)["0.1"]) == 4
-    assert "from weights, where nothing is sampled, so no interval; p: rank among 49 draws" in second
+    assert "from weights, where nothing is sampled, so no interval; p: rank among 99 draws" in second
     assert "interval" not in second.split("control:")[0]
     assert "whether it needs a previous-token head, `pellucid study induction` tells" in first
 
@@ -162,10 +162,10 @@ def test_roles_as_json_have_every_number(pellucid):
     best = induction["heads"][0]
     assert set(best) == {"head", "score", "low", "high", "control", "p", "plays", "partner", "share", "barred"}
     assert best["low"] <= best["score"] <= best["high"] and best["plays"] is True and best["partner"] is None
-    assert composed["heads"][0]["partner"] == "0.1" and composed["heads"][0]["p"] == 1 / 50
+    assert composed["heads"][0]["partner"] == "0.1" and composed["heads"][0]["p"] == 1 / 1000
     assert composed["heads"][-1]["score"] is None
     assert composed["heads"][-1]["barred"] == "no head lies in an earlier layer"
-    assert "rank among 49 draws" in composed["test"] and composed["alpha"] == 0.05
+    assert "rank among 999 draws" in composed["test"] and composed["alpha"] == 0.05
     assert "study induction" in induction["note"] and composed["note"] is None
 
 

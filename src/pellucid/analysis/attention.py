@@ -29,12 +29,13 @@ RESTING = 0.5
 """From this share of its attention on, a head is said to rest on BOS."""
 
 
-def warn_of_rest(first: Float[Tensor, "layer head"], *, bos: bool = True, stacklevel: int = 3) -> None:
+def warn_of_rest(first: Float[Tensor, "layer head"], *, bos: bool = True, when: str = "", stacklevel: int = 3) -> None:
     """Warns where most heads rest on the first token, so that patterns, averaged, say little of what they do.
 
     Args:
         first: Mean attention of each head to the first token, attention mass.
         bos: The first token is BOS.
+        when: When they rest there, such as ``" in both halves"``.
         stacklevel: As for `warnings.warn`, of the caller's caller by default.
 
     Warns:
@@ -47,8 +48,8 @@ def warn_of_rest(first: Float[Tensor, "layer head"], *, bos: bool = True, stackl
     if resting > 0.5:
         where = "BOS" if bos else "the first token"
         warnings.warn(
-            f"{resting:.0%} of the heads rest on {where}: what they do on a match is not in means over these patterns, "
-            "which are alike for that reason alone",
+            f"{resting:.0%} of the heads rest on {where}{when}: what they do on a match is not in means over these "
+            "patterns, which are alike for that reason alone",
             MisreadWarning,
             stacklevel=stacklevel,
         )
@@ -175,14 +176,7 @@ def rest_scores(model: HookedTransformer, tokens: RepeatedTokens) -> Measurement
         raise ArgumentError("rest on BOS needs tokens that begin with BOS, got some without; this model may have none")
     queries = torch.arange(1, tokens.tokens.shape[1]).split(tokens.seq_len)
     values = masses(model, tokens.tokens, [Cells(half, torch.zeros_like(half)) for half in queries], quiet=True)
-    resting = (values.mean(0) >= RESTING).all(0).double().mean() if values.numel() else values.new_zeros(())
-    if resting > 0.5:
-        warnings.warn(
-            f"{resting:.0%} of the heads rest on BOS in both halves: what they do on a match is not in these "
-            "patterns, and means over them are alike for that reason alone",
-            MisreadWarning,
-            stacklevel=2,
-        )
+    warn_of_rest(values.mean(0).amin(0), when=" in both halves")  # what rests in both rests in the lesser one
     record = record_of(model, task="rest on BOS", seed=tokens.seed, settings=tokens.settings)
     dims, halves = ("prompt", "group", "layer", "head"), {"group": list(HALVES)}
     return Measurement(values, dims, unit="attention mass", record=record, name="rest on BOS", coords=halves)

@@ -5,6 +5,7 @@ later head. Nothing as large as `[d_model d_model]` is formed: of each matrix on
 kept, since a norm does not change when an orthonormal side is taken off.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,13 @@ from pellucid.model.norms import LayerNorm, widened
 
 INPUTS = ("q", "k", "v")
 DRAWS = 49
-"""Random pairs of matrices that the baseline is the mean of; random models that heads are compared with."""
+"""Random pairs of matrices that the baseline is the mean of."""
+MODELS = 999
+"""Random models that heads are compared with."""
+PART = 2**21
+"""Numbers of random models written at a time."""
+LITERAL = 3 * 10**10
+"""Multiplications up to which random models are multiplied out; beyond, the norm of a pair is drawn from its law."""
 
 
 @torch.no_grad()
@@ -57,13 +64,15 @@ def composition(model: HookedTransformer, *, seed: int = 0) -> Measurement:
             "wrote; this model has none"
         )
     heads = [f"{layer}.{head}" for layer in range(config.n_layers) for head in range(config.attention.n_heads)]
-    sides = [_sides(block, _centred(model)) for block in model.blocks]
     raw = torch.zeros(len(heads), len(heads), len(INPUTS), dtype=torch.float64)
-    n_heads = config.attention.n_heads
-    for layer, (written, _) in enumerate(sides[:-1]):
-        read = torch.cat([later for _, later in sides[layer + 1 :]])
-        rows = slice(layer * n_heads, (layer + 1) * n_heads)
-        raw[rows, rows.stop :] = _norms(written, read).unflatten(1, (-1, len(INPUTS))).double().cpu()
+    n_heads, written = config.attention.n_heads, list[Tensor]()
+    for layer, block in enumerate(model.blocks):
+        writes, reads = _sides(block, _centred(model))
+        receivers = slice(layer * n_heads, (layer + 1) * n_heads)
+        for before, earlier in enumerate(written):
+            senders = slice(before * n_heads, (before + 1) * n_heads)
+            raw[senders, receivers] = _norms(earlier, reads).unflatten(1, (-1, len(INPUTS))).double().cpu()
+        written.append(writes)
     one, other = _random(model, DRAWS, generator(seed)), _random(model, DRAWS, generator(seed + 1))
     baseline = float(torch.linalg.matrix_norm(one[0] @ other[1]).mean())
     axes = ("sender", "receiver", "input")
@@ -80,12 +89,13 @@ def composition(model: HookedTransformer, *, seed: int = 0) -> Measurement:
 
 @torch.no_grad()
 def strongest_by_chance(
-    model: HookedTransformer, *, draws: int = DRAWS, seed: int = 0
+    model: HookedTransformer, *, draws: int = MODELS, seed: int = 0
 ) -> Float[Tensor, "draw layer head"]:
     """What each head composes with the earlier head that it composes with most, in models of random matrices.
 
     The strongest of many is strong by chance alone; so the strongest of a head is compared with that of as many random
-    heads. It is the same for queries, keys and values.
+    heads. It is the same for queries, keys and values. Small models are multiplied out; of large ones the norm of each
+    pair is drawn (`_drawn`), which takes seconds whatever the size.
 
     Args:
         model: Of which shape.
@@ -95,17 +105,60 @@ def strongest_by_chance(
     Returns:
         Fraction; NaN in the first layer, which nothing lies before.
     """
-    n_layers, n_heads = model.config.n_layers, model.config.attention.n_heads
+    config, attention = model.config, model.config.attention
+    n_layers, n_heads = config.n_layers, attention.n_heads
     found = torch.full((draws, n_layers, n_heads), torch.nan, dtype=torch.float64)
+    pairs = n_layers * (n_layers - 1) // 2 * n_heads**2
+    if draws * pairs * attention.d_head**2 * config.d_model > LITERAL:
+        found[:, 1:] = _drawn(model, draws, seed)
+        return found
     random = generator(seed)
-    for draw in found:
-        written: list[Tensor] = []
+    for part in found.split(max(1, PART // (n_layers * n_heads * config.d_model * attention.d_head))):
+        written: list[Tensor] = []  # [draw sender_k d_model]
         for layer in range(n_layers):
-            writes, reads = _random(model, n_heads, random)
+            writes, reads = (x.unflatten(0, (len(part), n_heads)) for x in _random(model, len(part) * n_heads, random))
             if written:
-                draw[layer] = torch.stack([_norms(earlier, reads).amax(0) for earlier in written]).amax(0)
-            written.append(writes)
+                products = torch.cat(written, 1) @ reads.transpose(1, 2).flatten(2)
+                blocks = products.unflatten(1, (-1, writes.shape[2])).unflatten(-1, (n_heads, -1))
+                part[:, layer] = blocks.square().sum((2, 4)).sqrt().amax(1)
+            written.append(writes.flatten(1, 2))
     return found
+
+
+def _drawn(model: HookedTransformer, draws: int, seed: int) -> Float[Tensor, "draw later_layer head"]:
+    """The largest of as many norms as there are earlier heads, for each head behind the first layer.
+
+    Turned at random against each other, two matrices of norm 1 have a product whose squared norm is 1/n in the mean,
+    for a stream of n dimensions. Its variance follows from how many directions each of them fills: from Σσ⁴ of their
+    singular values, here the mean over some random heads. A beta law of this mean and variance is exact where heads
+    have one dimension, and its norms are right within 1 % from 32 on; between them the largest may lie 2 % too low.
+    Pairs that share a head are taken to be independent. The largest of N has the quantile that one alone has at
+    u^(1/N): so no pool is drawn whose own largest would be a bound.
+    """
+    from scipy.special import betaincinv
+
+    config, n = model.config, model.config.d_model - _centred(model)
+    a = _concentration(model, generator(seed))
+    second = (
+        3 * a * a + 2 * a * (1 - a) + (1 - a) ** 2 * (n + 1) / (n - 1)  # E of products of squared cells, one row or two
+    ) / (n * (n + 2))
+    mean, variance = 1 / n, second - 1 / n**2
+    size = mean * (1 - mean) / variance - 1
+    earlier = config.attention.n_heads * np.arange(1, config.n_layers)[:, None]
+    u = np.random.default_rng(seed).random((draws, config.n_layers - 1, config.attention.n_heads))
+    beyond = -np.expm1(np.log1p(-u) / earlier)  # 1 − (1 − u)^(1/N), sharp where it is small
+    return torch.from_numpy(np.sqrt(1 - betaincinv((1 - mean) * size, mean * size, beyond)))
+
+
+def _concentration(model: HookedTransformer, random: torch.Generator) -> float:
+    """Σσ⁴ of the singular values of what a random head writes, of norm 1: the mean over some heads."""
+    d_model, d_head = model.config.d_model, model.config.attention.d_head
+    heads, found = min(1000, max(16, 2**24 // (d_model * d_head))), []
+    for _ in range(heads):
+        left, right = (torch.randn(d_head, d_model, generator=random) for _ in range(2))
+        both = (left @ left.T) @ (right @ right.T)
+        found.append(float((both @ both).trace() / both.trace() ** 2))
+    return float(np.mean(found))
 
 
 def _sides(

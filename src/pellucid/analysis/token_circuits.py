@@ -102,7 +102,11 @@ def token_embedding(model: HookedTransformer) -> str:
 
 
 def ov_sides(
-    model: HookedTransformer, layer: int, head: int, stream: Float[Tensor, "token d_model"]
+    model: HookedTransformer,
+    layer: int,
+    head: int,
+    stream: Float[Tensor, "token d_model"],
+    unembedding: Float[Tensor, "d_model d_vocab"] | None = None,
 ) -> tuple[Float[Tensor, "token d_head"], Float[Tensor, "d_head d_vocab"]]:
     """The two factors of a head's OV: what it reads of each token, and what it then writes for all tokens.
 
@@ -111,10 +115,12 @@ def ov_sides(
         layer: Of the head.
         head: Which head of the layer.
         stream: What the layer reads of the tokens: `embedded`.
+        unembedding: ``widened(model.W_U)``, for whoever asks for many heads; None: made here.
     """
     block, n_heads = model.blocks[layer], model.config.attention.n_heads
     values = normed(block.ln1, stream) @ widened(shared(block.attn.W_V, head, n_heads))
-    return values, linear(model.ln_final, widened(block.attn.W_O[head])) @ widened(model.W_U)
+    unembedding = widened(model.W_U) if unembedding is None else unembedding
+    return values, linear(model.ln_final, widened(block.attn.W_O[head])) @ unembedding
 
 
 def ov_rows(
@@ -124,11 +130,11 @@ def ov_rows(
 
     A token is read as `token_embedding` says.
     """
-    size = max(1, PART // max(1, model.config.vocab_out))
+    size, unembedding = max(1, PART // max(1, model.config.vocab_out)), widened(model.W_U)
     for layer in range(model.config.n_layers):
         stream = embedded(model, ids, token_embedding(model), layer)
         for head in range(model.config.attention.n_heads):
-            values, written = ov_sides(model, layer, head, stream)
+            values, written = ov_sides(model, layer, head, stream, unembedding)
             for start in range(0, len(ids), size):
                 rows = slice(start, start + size)
                 yield layer, head, rows, values[rows] @ written

@@ -16,6 +16,7 @@ COPIES = 0.95
 do those of Wang et al. 2022."""
 RANDOM, SHUFFLED = "random tokens that do not repeat", "shuffled text"
 """What positional roles are told from."""
+INDUCTION_ALONE = "attends to what followed the same token before"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ ZOO = {
         ZooRole(name="duplicate_token", about="attends to the same token, earlier", control=_STRIPE),
         ZooRole(
             name="induction",
-            about="attends to what followed the same token before, at other distances too",
+            about=f"{INDUCTION_ALONE}, at other distances too",
             control=_STRIPE,
             note="told from attention alone: whether it needs a previous-token head, `pellucid study induction` tells",
         ),

@@ -5,7 +5,9 @@ interval. OV is as large as the vocabulary squared: it is formed some rows at a 
 and, where there is one, what the first MLP makes of it; only heads of layer 0, which lie before it, read the bare one.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -85,8 +87,9 @@ def successor(model: HookedTransformer) -> Measurement:
 
     Returns:
         ``[prompt layer head]``, 1 or 0, a fraction in the mean; each ordinal that has a next one stands for a prompt,
-        both of them single tokens here (`SERIES`, each with a space in front and without). ``control`` asks for a
-        random other of the same row instead of the next: what a head that knows the row and not its order would have.
+        both of them single tokens here (`SERIES`, each with a space in front and without). A word with a space and the
+        same without are of one ``frame``, such as "days: Monday", and count as one. ``control`` asks for a random other
+        of the same row instead of the next: what a head that knows the row and not its order would have.
 
     Raises:
         ArgumentError: Tokens go out by another vocabulary.
@@ -100,13 +103,13 @@ def successor(model: HookedTransformer) -> Measurement:
         True
     """
     check_one_vocabulary(model, "successor heads")
-    rows_of, names = successions(model)
-    ids = torch.tensor([now for now, _, _ in rows_of], device=model.device)
-    after = torch.tensor([then for _, then, _ in rows_of], device=model.device)
+    ordinals, names = successions(model)
+    ids = torch.tensor([one.now for one in ordinals], device=model.device)
+    after = torch.tensor([one.then for one in ordinals], device=model.device)
     # For each ordinal, which tokens are another of its row, neither itself nor the next: [ordinal d_vocab]
     others = torch.zeros(len(ids), model.config.d_vocab, dtype=torch.bool, device=model.device)
-    for i, (now, then, row) in enumerate(rows_of):
-        others[i, [x for x in row if x not in (now, then)]] = True
+    for i, one in enumerate(ordinals):
+        others[i, [x for x in one.row if x not in (one.now, one.then)]] = True
     found = _nothing(model, ids)
     for layer, head, rows, scores in ov_rows(model, ids):
         best = scores.max(1)
@@ -115,25 +118,37 @@ def successor(model: HookedTransformer) -> Measurement:
         share = others[rows].gather(1, best.indices[:, None])[:, 0] / others[rows].sum(1).clamp(min=1)
         found[1, rows, layer, head] = (share * told).to(found)
     settings = {"tokens": len(ids), "series": names, "embedding": token_embedding(model)}
-    return _measured(model, found, "successor", settings, None, ids)
+    frames = {"frame": [one.frame for one in ordinals]}
+    return _measured(model, found, "successor", settings, None, ids, frames)
 
 
-def successions(model: HookedTransformer) -> tuple[list[tuple[int, int, list[int]]], list[str]]:
-    """Ordinals that are single tokens of a model: each with the next one and its whole row; and the names of the rows.
+class Ordinal(NamedTuple):
+    """A word that has a next one, both of them single tokens."""
+
+    now: int
+    then: int
+    row: list[int]
+    """All of its series that are single tokens."""
+    frame: str
+    """Its series and the word itself, without the space in front."""
+
+
+def successions(model: HookedTransformer) -> tuple[list[Ordinal], list[str]]:
+    """Ordinals that are single tokens of a model, with a space in front and without; and the names of their series.
 
     Raises:
         TokenError: There is none.
     """
-    found: dict[tuple[int, int], list[int]] = {}
+    found: dict[tuple[int, int], Ordinal] = {}
     names = []
     for name, words in SERIES.items():
         before = len(found)
         for front in (" ", ""):
             ids = [_single(model, front + word) for word in words.split()]
             row = [i for i in ids if i is not None]
-            for now, then in pairwise(ids):
+            for word, (now, then) in zip(words.split(), pairwise(ids), strict=False):  # the last has no next one
                 if now is not None and then is not None:
-                    found.setdefault((now, then), row)
+                    found.setdefault((now, then), Ordinal(now, then, row, f"{name}: {word}"))
         if len(found) > before:
             names.append(name)
     if not found:
@@ -141,7 +156,7 @@ def successions(model: HookedTransformer) -> tuple[list[tuple[int, int, list[int
             f"successor heads need two neighbours of some row ({', '.join(SERIES)}) as single tokens, and this model's "
             f"tokenizer {'is missing' if model.tokenizer is None else 'has none'}"
         )
-    return [(now, then, row) for (now, then), row in found.items()], names
+    return list(found.values()), names
 
 
 def _single(model: HookedTransformer, text: str) -> int | None:
@@ -162,15 +177,22 @@ def _nothing(model: HookedTransformer, ids: Tensor) -> Float[Tensor, "what token
 
 
 def _measured(
-    model: HookedTransformer, found: Tensor, name: str, settings: dict[str, object], seed: int | None, ids: Tensor
+    model: HookedTransformer,
+    found: Tensor,
+    name: str,
+    settings: dict[str, object],
+    seed: int | None,
+    ids: Tensor,
+    more: Mapping[str, list[str]] | None = None,
 ) -> Measurement:
     dims = ("prompt", "layer", "head")
+    told = {"token": ids.tolist(), **(more or {})}
     return Measurement(
         found[0],
         dims,
         unit="fraction",
         record=record_of(model, task=name, seed=seed, settings=settings),
         name=name,
-        coords={"token": ("prompt", ids.tolist())},
+        coords={name: ("prompt", values) for name, values in told.items()},
         variables={"control": (dims, found[1])},
     )
