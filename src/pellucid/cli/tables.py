@@ -16,7 +16,7 @@ WIDEST = 1000
 
 def number(value: float | None, unit: str = "") -> str:
     """A number with the decimals that its unit deserves."""
-    return NONE if value is None else f"{value:.{DECIMALS.get(unit, 3)}f}"
+    return NONE if value is None else f"{value:z.{DECIMALS.get(unit, 3)}f}"
 
 
 def interval(low: float | None, high: float | None, unit: str = "") -> str:

@@ -19,14 +19,14 @@ def top_cells(measured: Measurement, k: int, *, lowest: bool = False) -> list[li
     labels, data, rows = told.labels, told.dataset, []
     for at in (int(at) for at in np.argsort(-values, kind="stable")[:k] if np.isfinite(values[at])):
         mean, low, high = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
-        rows.append([labels[at], f"{mean:.3f}", f"{low:.3f} … {high:.3f}" if np.isfinite([low, high]).all() else None])
+        rows.append([labels[at], f"{mean:z.3f}", f"{low:z.3f} … {high:z.3f}" if np.isfinite([low, high]).all() else None])
     return rows
 
 
 def cells(figure: Figure) -> list[object]:
     """Mean and interval, with three digits behind the point."""
-    value = None if figure.value is None else f"{figure.value:.3f}"
-    interval = None if figure.low is None or figure.high is None else f"{figure.low:.3f} … {figure.high:.3f}"
+    value = None if figure.value is None else f"{figure.value:z.3f}"
+    interval = None if figure.low is None or figure.high is None else f"{figure.low:z.3f} … {figure.high:z.3f}"
     return [value, interval]
 
 
