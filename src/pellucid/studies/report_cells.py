@@ -19,7 +19,8 @@ def top_cells(measured: Measurement, k: int, *, lowest: bool = False) -> list[li
     labels, data, rows = told.labels, told.dataset, []
     for at in (int(at) for at in np.argsort(-values, kind="stable")[:k] if np.isfinite(values[at])):
         mean, low, high = (float(data[name].values.ravel()[at]) for name in ("value", "low", "high"))
-        rows.append([labels[at], f"{mean:z.3f}", f"{low:z.3f} … {high:z.3f}" if np.isfinite([low, high]).all() else None])
+        interval = f"{low:z.3f} … {high:z.3f}" if np.isfinite([low, high]).all() else None
+        rows.append([labels[at], f"{mean:z.3f}", interval])
     return rows
 
 
