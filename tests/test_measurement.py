@@ -929,7 +929,7 @@ class TestBest:
 class TestShowing:
     def test_a_terminal_and_a_notebook_show_ten_with_interval_and_p(self):
         found = scores(prompts=12, layers=3, heads=5).mean("prompt")
-        shown = found._shown(10)
+        shown = found._shown(brief=False)
         assert shown.columns == ["", "attention mass", "interval", "p"]
         assert [row[0] for row in shown.rows] == found.top(10).labels
         assert shown.rest == 5
@@ -941,10 +941,10 @@ class TestShowing:
     def test_corrected_p_values_take_the_place_of_p_values(self):
         found = scores(prompts=12, layers=3, heads=5).significant(0.9)
         p = found.top(10).dataset["p_corrected"].values
-        assert [row[3] for row in found._shown(10).rows] == [f"{value:.2g}" for value in p]
+        assert [row[3] for row in found._shown(brief=False).rows] == [f"{value:.2g}" for value in p]
 
     def test_one_prompt_has_neither(self):
-        assert scores(prompts=1).mean("prompt")._shown(10).columns == ["", "attention mass"]
+        assert scores(prompts=1).mean("prompt")._shown(brief=False).columns == ["", "attention mass"]
 
 
 def test_importing_it_loads_no_slow_library():

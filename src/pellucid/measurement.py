@@ -16,11 +16,10 @@ from pellucid.base.cells import check_axis, check_same_cells, check_variable, la
 from pellucid.base.errors import ArgumentError, MisreadWarning, UnknownNameError, nearest
 from pellucid.base.frame import UNITS, Frame
 from pellucid.base.registry import by_name
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.maths import statistics
 
 if TYPE_CHECKING:
-    import rich.table
     from plotly.graph_objects import Figure
 
 __all__ = ["UNITS", "Measurement"]
@@ -31,7 +30,7 @@ BASES = {"denoise": "corrupted", "noise": "clean"}
 """The variable that holds the unpatched run's metric, by the direction in which runs are patched."""
 
 
-class Measurement(Frame):
+class Measurement(Showing, Frame):
     """Numbers with named axes, a unit, and the record of how they were made.
 
     Example:
@@ -271,18 +270,8 @@ class Measurement(Frame):
         """A picture of one axis or two, with the intervals there are: `pellucid.viz.plots.plot`."""
         return by_name("plot")(self, **options)
 
-    def __repr__(self) -> str:
-        """Axes, unit, and the five largest cells with their intervals."""
-        return self._shown(5, p=False).text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown(10).table()
-
-    def _repr_html_(self) -> str:
-        return self._shown(10).html()
-
-    def _shown(self, k: int, *, p: bool = True) -> Shown:
-        """What it is, and its `k` largest cells."""
+    def _shown(self, *, brief: bool) -> Shown:
+        """What it is, and its ten largest cells with their p values; in brief five, without."""
         axes = " × ".join(f"{dim} {size}" for dim, size in zip(self.dims, self.shape, strict=True)) or "one value"
         title, attrs = f"Measurement{f' {self.name}' if self.name else ''}: {axes}, {self.unit}", self._dataset.attrs
         if self.n == 1:
@@ -292,13 +281,13 @@ class Measurement(Frame):
             title += f", mean of {self.n} {attrs.get('units', 'prompts')}, {sure}"
         if "alpha" in attrs:
             title += f", significant at {attrs['alpha']:g} ({attrs['correction']})"
-        best = self.top(k)
+        best = self.top(5 if brief else 10)
         columns = {"": best.labels, self.unit: [f"{value:.4g}" for value in best.values.ravel()]}
         sure = {key: best._dataset[key].values.ravel() for key in SURENESS if key in best._dataset and self.n != 1}
         if "low" in sure:
             bounds = zip(sure["low"], sure["high"], strict=True)
             columns["interval"] = [f"[{low:.4g}, {high:.4g}]" for low, high in bounds]
-        if p and "p_value" in sure:
+        if not brief and "p_value" in sure:
             columns["p"] = [f"{value:.2g}" for value in sure.get("p_corrected", sure["p_value"])]
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         found = int(np.isfinite(self.values).sum())

@@ -8,7 +8,7 @@ that is the same as that of the whole.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,8 @@ from torch import Tensor
 from pellucid.analysis.texts import Rows
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.record import Record
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.measurement import Measurement
-
-if TYPE_CHECKING:
-    import rich.table
 
 ONE_PER = (None, "document", "row")
 QUANTILES = (0.01, 0.5, 0.9, 0.99, 0.999)
@@ -110,8 +107,8 @@ class Tally:
         return np.clip(middle, self.least, self.most)
 
 
-@dataclass(frozen=True, eq=False)
-class Contexts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contexts(Showing):
     """The places where some things are most active, and a tally of all tokens."""
 
     labels: list[str]
@@ -164,21 +161,12 @@ class Contexts:
             variables={name: (over, values) for name, values in told.items()},
         )
 
-    def __repr__(self) -> str:
-        return self._shown(3).text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown(10).table()
-
-    def _repr_html_(self) -> str:
-        return self._shown(10).html()
-
-    def _shown(self, n: int) -> Shown:
+    def _shown(self, *, brief: bool) -> Shown:
         title = f"Where {len(self)} things are most active in {self.tally.n:,} tokens of {self.n_documents:,} documents"
         rows = [
             [label, f"{one.value:.3g}", f"{one.document}:{one.position}", _marked(one)]
             for label, places in zip(self.labels[:10], self.most, strict=False)
-            for one in places[:n]
+            for one in places[: 3 if brief else 10]
         ]
         rows += [
             [label, "", "", "nowhere above 0"]

@@ -9,7 +9,7 @@ Rows of the vocabulary are made for some positions at a time, and never kept.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,14 +23,11 @@ from pellucid.analysis.token_circuits import within
 from pellucid.analysis.token_tables import words_of
 from pellucid.base.errors import ArgumentError, UnknownNameError, nearest
 from pellucid.base.record import Record
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.index import at_least, plain
 from pellucid.measurement import Measurement
 from pellucid.model.decompose import Activations, head_results, parts, stream, value_bias
-
-if TYPE_CHECKING:
-    import rich.table
 
 SITES = ("resid", "attn_out", "mlp_out", "head")
 
@@ -53,8 +50,8 @@ class Translator(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Lens:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Lens(Showing):
     """What each state says: a table of tokens, and three Measurements of the same cells.
 
     The axes of all are ``[prompt layer pos]``, of single heads ``[prompt layer pos head]``. Of the stream (site
@@ -118,16 +115,7 @@ class Lens:
             raise ArgumentError(f"pos must be a position that was read, got {pos}; see positions= of logit_lens")
         return [(self.words[i], p) for i, p in zip(self.ids[at].tolist(), self.shares[at].tolist(), strict=True)]
 
-    def __repr__(self) -> str:
-        return self._shown().text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown().table()
-
-    def _repr_html_(self) -> str:
-        return self._shown().html()
-
-    def _shown(self) -> Shown:
+    def _shown(self, *, brief: bool) -> Shown:
         """What the end of the first prompt says, layer by layer."""
         heads = range(self.ids.shape[3]) if self.site == "head" else [None]
         cells = [(layer, head) for layer in self.layers for head in heads]

@@ -6,7 +6,7 @@ how much a query attends there. What the head says at a place in all, the logit 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,19 +19,16 @@ from pellucid.analysis.reading import chunks
 from pellucid.analysis.token_circuits import attention_of
 from pellucid.analysis.token_tables import words_of
 from pellucid.base.record import Record
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
 from pellucid.model.attention import pattern_of
 from pellucid.model.decompose import value_bias
 
-if TYPE_CHECKING:
-    import rich.table
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AttentionLens:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class AttentionLens(Showing):
     """What a head says of each source position; the Measurements are ``[prompt k_pos]``, NaN at padding."""
 
     label: str
@@ -56,16 +53,7 @@ class AttentionLens:
         """How all of it was made."""
         return self.probability.record
 
-    def __repr__(self) -> str:
-        return self._shown().text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown().table()
-
-    def _repr_html_(self) -> str:
-        return self._shown().html()
-
-    def _shown(self) -> Shown:
+    def _shown(self, *, brief: bool) -> Shown:
         mass = self.attention.values[0]
         rows = [
             [

@@ -14,7 +14,7 @@ Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,14 +27,11 @@ from pellucid.analysis.token_tables import TokenTable, words_of
 from pellucid.analysis.weights import PART
 from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.index import at_least
 from pellucid.model.norms import widened
 from pellucid.model.positional import Rotary
-
-if TYPE_CHECKING:
-    import rich.table
 
 SEEN = 50
 """A token must stand so often in the text to be part of a skip-trigram that is read off."""
@@ -127,8 +124,8 @@ class Trigrams(NamedTuple):
     """By how much s raises the logit of o, above all tokens and above what the average token does."""
 
 
-@dataclass(frozen=True, eq=False)
-class SkipTrigrams:
+@dataclass(frozen=True, eq=False, repr=False)
+class SkipTrigrams(Showing):
     """Skip-trigrams of the heads of layer 0, and how often a text has each."""
 
     triples: Int[Tensor, "triple part"]
@@ -164,17 +161,8 @@ class SkipTrigrams:
         """Number of triples."""
         return len(self.triples)
 
-    def __repr__(self) -> str:
-        return self._shown(10).text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown(20).table()
-
-    def _repr_html_(self) -> str:
-        return self._shown(20).html()
-
-    def _shown(self, n: int) -> Shown:
-        rates, plain, rows = self.rates, self.bigram_rates, []
+    def _shown(self, *, brief: bool) -> Shown:
+        n, rates, plain, rows = 10 if brief else 20, self.rates, self.bigram_rates, []
         for i, (s, d, o) in enumerate(self.words[:n]):
             cells = [f"0.{int(self.triples[i, 0])}: {s!r} … {d!r} → {o!r}", f"{float(self.raises[i]):.3g}"]
             if rates is not None and plain is not None and self.counts is not None:

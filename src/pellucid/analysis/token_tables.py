@@ -7,7 +7,7 @@ out, `token_circuits.py` says.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -26,16 +26,13 @@ from pellucid.analysis.token_circuits import (
 )
 from pellucid.base.errors import ArgumentError
 from pellucid.base.record import Record
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.model.norms import widened
 
-if TYPE_CHECKING:
-    import rich.table
 
-
-@dataclass(frozen=True, eq=False)
-class TokenTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenTable(Showing):
     """For each of some rows the tokens that score highest (or lowest), best first."""
 
     title: str
@@ -53,16 +50,8 @@ class TokenTable:
         """Number of rows."""
         return len(self.labels)
 
-    def __repr__(self) -> str:
-        return self._shown(10, 5).text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown(20, 10).table()
-
-    def _repr_html_(self) -> str:
-        return self._shown(20, 10).html()
-
-    def _shown(self, rows: int, k: int) -> Shown:
+    def _shown(self, *, brief: bool) -> Shown:
+        rows, k = (10, 5) if brief else (20, 10)
         shown = [[label, *map(repr, words[:k])] for label, words in zip(self.labels[:rows], self.words, strict=False)]
         columns = ["", *map(str, range(1, 1 + min(k, self.ids.shape[1])))]
         return Shown(title=self.title, columns=columns, rows=shown, rest=max(0, len(self) - rows))

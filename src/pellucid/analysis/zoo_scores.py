@@ -8,7 +8,7 @@ where tasks are known: `pellucid.studies.heads_page.task_roles`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,10 @@ from pellucid.analysis.zoo_found import ALPHA, Found, check_test
 from pellucid.analysis.zoo_roles import INDUCTION_ALONE, POSITIONAL, SHUFFLED, ZOO, ZooRole, positional, roles_named
 from pellucid.analysis.zoo_weights import copy_suppression, successor
 from pellucid.base.errors import ArgumentError, TokenError, UnknownNameError, nearest
-from pellucid.base.shown import Shown
+from pellucid.base.shown import Showing, Shown
 from pellucid.hooked_transformer import HookedTransformer, record_of
 from pellucid.hooks.index import at_least
 from pellucid.measurement import Measurement
-
-if TYPE_CHECKING:
-    import rich.table
 
 STRIPES = {"previous_token": PREVIOUS, "duplicate_token": DUPLICATE, "induction": INDUCTION, "bos": BOS, "self": SELF}
 """Where a head attends that plays a role of attention, by the role's name in the zoo."""
@@ -45,7 +42,7 @@ _SHARES = (2 / 3, 1 / 2, 3 / 2, 2)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Zoo:
+class Zoo(Showing):
     """Every head in some roles."""
 
     found: Mapping[str, Found]
@@ -76,16 +73,7 @@ class Zoo:
         """Score minus control, of each role that could be tested."""
         return {name: one.test for name, one in self.found.items() if one.test is not None}
 
-    def __repr__(self) -> str:
-        return self._shown().text()
-
-    def __rich__(self) -> "rich.table.Table":
-        return self._shown().table()
-
-    def _repr_html_(self) -> str:
-        return self._shown().html()
-
-    def _shown(self) -> Shown:
+    def _shown(self, *, brief: bool) -> Shown:
         """The best head of each role, and who clearly plays it."""
         columns, rows = ["role", "best head", "score", "control", "p", "clear heads"], []
         for name, one in self.found.items():

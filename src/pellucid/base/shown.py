@@ -1,5 +1,6 @@
 """A title and a few rows of words, as text, for a terminal (rich) and for a notebook (HTML)."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -57,3 +58,23 @@ class Shown:
 
     def _more(self) -> str:
         return f"and {self.rest:,} more" if self.rest else ""
+
+
+class Showing(ABC):
+    """A result that says the same of itself as text, in a terminal (rich) and in a notebook.
+
+    A dataclass that is one needs ``repr=False``, or it writes a text of its own.
+    """
+
+    @abstractmethod
+    def _shown(self, *, brief: bool) -> Shown:
+        """What is to be seen; in brief as text."""
+
+    def __repr__(self) -> str:
+        return self._shown(brief=True).text()
+
+    def __rich__(self) -> "rich.table.Table":
+        return self._shown(brief=False).table()
+
+    def _repr_html_(self) -> str:
+        return self._shown(brief=False).html()
