@@ -12,7 +12,8 @@ from pellucid.hooked_transformer import record_of
 from pellucid.measurement import Measurement
 from pellucid.studies.contractions import contractions
 from pellucid.studies.contractions_page import contractions_page
-from pellucid.studies.contractions_pictures import bars, fractions, group_map, interval, number, rounded
+from pellucid.studies.contractions_pictures import bars, fractions, group_map, rounded
+from pellucid.studies.report_cells import interval, number
 from pellucid.studies.result import Figure
 from tests.studies.test_contractions import prompts_of, speaking, wired
 

@@ -200,12 +200,25 @@ def logit_lens(
     return found.lens(record_of(model, task="logit lens" if lens is None else "tuned lens", settings=settings))
 
 
+def check_site(site: str, *, what: str = "site") -> None:
+    """Whether a lens can look there.
+
+    Args:
+        site: One of `SITES`.
+        what: What it is called, for the error.
+
+    Raises:
+        UnknownNameError: It is none of these.
+    """
+    if site not in SITES:
+        raise UnknownNameError(f"{what} must be a known one, got {site!r}{nearest(site, SITES)}")
+
+
 class _States:
     """Which states of a run are read."""
 
     def __init__(self, model: HookedTransformer, site: str, lens: Translator | None) -> None:
-        if site not in SITES:
-            raise UnknownNameError(f"site must be a known one, got {site!r}{nearest(site, SITES)}")
+        check_site(site)
         if site == "mlp_out" and model.config.mlp is None:
             raise ArgumentError(
                 "site='mlp_out' needs a model with MLPs, and this model has attention only; take attn_out"

@@ -5,7 +5,6 @@ and the SHA-256 of the tensors: a file that was cut off or damaged does not load
 """
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pellucid.base.files import check_place, written_aside
 from pellucid.base.record import Record
 from pellucid.hooked_transformer import HookedTransformer
 from pellucid.measurement import Measurement
+from pellucid.pretrained.native import tensors_hash
 
 NAME = "tuned_lens.safetensors"
 FORMAT = "pellucid tuned lens, version 2"
@@ -71,7 +71,7 @@ def save(lens: TunedLens, folder: str | Path, *, overwrite: bool = False) -> Non
         for name, kl in lens.held_out._asdict().items():
             tensors[f"held_out.{name}"] = torch.from_numpy(kl.values.copy())
         told["held_out"] = {name: kl.record.to_dict() for name, kl in lens.held_out._asdict().items()}
-    told["sha256"] = _digest(tensors)
+    told["sha256"] = tensors_hash(tensors)
     with written_aside(file) as aside:
         save_file(tensors, aside, {"format": FORMAT, "pellucid": json.dumps(told, ensure_ascii=False)})
 
@@ -128,18 +128,10 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if header.get("format") != FORMAT:
             raise CheckpointError(f"{file} must be a {FORMAT}, got {header.get('format')!r}; train it anew")
         told = json.loads(header["pellucid"])
-        if told["sha256"] != _digest(tensors):
+        if told["sha256"] != tensors_hash(tensors):
             raise CheckpointError(f"{file} is damaged: its tensors are not those that were saved; save it anew")
         return told, tensors
     except CheckpointError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} must be what save wrote, got: {error}; save it anew") from error
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}\n".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

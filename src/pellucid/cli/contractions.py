@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, Out, Overwrite, Seed, loaded, print_json, say
+from pellucid.cli.options import AsJson, Debug, Model, Out, Overwrite, Seed, loaded, opened, print_json, say
 from pellucid.cli.tables import interval, number, print_table
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def contractions(
         )
     if out is not None:
         check_vacant(out, overwrite=overwrite)
-    texts = None if corpus is None else Corpus(source=corpus)
-    if texts is not None:
-        next(iter(texts))  # what cannot be read is told before the work, not after it
+    texts = None if corpus is None else opened(Corpus(source=corpus))
     read = loaded(model)
     found = find(read, n=n, seed=seed, delta=delta, neurons=not no_neurons, progress=say)
     seen = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.options import AsJson, Debug, Model, Replace, check_page, loaded, print_json, say
+from pellucid.cli.options import AsJson, Debug, Model, Replace, check_page, loaded, opened, print_json, say
 
 if TYPE_CHECKING:
     from pellucid.analysis.lens import Lens
@@ -92,6 +92,7 @@ def lens(
         pellucid lens --model prose-2l-mixed --train texts/ --out tuned
         pellucid lens "The cat sat" --model prose-2l-mixed --tuned tuned
     """  # noqa: D301  (typer leaves the lines after \b as they are)
+    from pellucid.analysis.lens import check_site
     from pellucid.base.errors import ArgumentError
 
     if (text is None) == (train is None):
@@ -112,7 +113,8 @@ def lens(
             raise ArgumentError(f"--head must be a layer and a head, such as 1.0, got {head!r}")
     elif site == "head" or as_json:
         _refuse(f"to {'--json' if as_json else '--site head'}", {"--last": last})
-    _check_site(site)
+    if site is not None:
+        check_site(site, what="--site")
     check_page(out, overwrite=overwrite)
     read = loaded(model)
     asked = answer_id if answer is None else _answer(read, answer)
@@ -182,14 +184,6 @@ def _look_by_head(
         typer.echo(f"\nWritten to {out}")
 
 
-def _check_site(site: str | None) -> None:
-    from pellucid.analysis.lens import SITES
-    from pellucid.base.errors import UnknownNameError, nearest
-
-    if site is not None and site not in SITES:
-        raise UnknownNameError(f"--site must be a known one, got {site!r}{nearest(site, SITES)}")
-
-
 def _refuse(where: str, options: dict[str, Any]) -> None:
     """Options that mean nothing there."""
     from pellucid.base.errors import ArgumentError
@@ -210,8 +204,7 @@ def _train(model: str, corpus: str, *, steps: int, seed: int, out: Path | None, 
     if out is None:
         raise ArgumentError("--train needs a place for the lens, got none; add --out FOLDER")
     check_folder(out, overwrite=overwrite)
-    texts = Corpus(source=corpus, longest=4000)
-    next(iter(texts), None)  # what cannot be read is said before a model is loaded
+    texts = opened(Corpus(source=corpus, longest=4000))
     read = loaded(model)
     say("training a tuned lens")
     made = train_tuned_lens(read, texts, steps=steps, seed=seed)

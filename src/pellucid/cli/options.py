@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from pellucid.hooked_transformer import HookedTransformer
+    from pellucid.text.corpus import Corpus
 
 Model = Annotated[
     str,
@@ -57,6 +58,12 @@ def check_page(out: Path | None, *, overwrite: bool) -> None:
     check_place(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} is there already; choose another file, or add --overwrite")
+
+
+def opened(texts: "Corpus") -> "Corpus":
+    """A corpus of which a text was read: what cannot be read is told before the work, not after it."""
+    next(iter(texts), None)
+    return texts
 
 
 def print_json(values: Any) -> None:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.base.errors import ArgumentError, CheckpointError, ConfigError
 from pellucid.base.record import Record
@@ -116,9 +116,14 @@ def native_values(config: Config, record: Record) -> dict[str, Any]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the weights as held: names, dtypes, shapes and values, however they lie in memory."""
+    """`tensors_hash` of the weights as held."""
+    return tensors_hash(model.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, however they lie in memory."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         rows = tensor[None] if tensor.ndim == 0 else tensor
         row_bytes = max(1, rows[:1].numel() * tensor.dtype.itemsize)

@@ -12,9 +12,9 @@ from pellucid.report.prose import code
 from pellucid.studies.contractions_frames import chosen, halves
 from pellucid.studies.contractions_page_groups import groups
 from pellucid.studies.contractions_parts import held_out
-from pellucid.studies.contractions_pictures import bars, fractions, group_map, interval, number, value
+from pellucid.studies.contractions_pictures import bars, fractions, group_map, value
 from pellucid.studies.neuron_page import context_view
-from pellucid.studies.report_cells import HALVES, made
+from pellucid.studies.report_cells import HALVES, cells, made, number
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.plots import plot
 from pellucid.viz.showing import unshown
@@ -87,7 +87,7 @@ def _habit(page: Page, result: StudyResult) -> None:
     )
     names = {"metric_clean": "contracted before", "metric_corrupted": "written out before", "habit": "difference"}
     names |= {name: name for name in result.figures if name.startswith("habit ")}
-    rows = [[words, number(result.figures[name]), interval(result.figures[name])] for name, words in names.items()]
+    rows = [[words, *cells(result.figures[name])] for name, words in names.items()]
     page.table(["", "logits", "95 % interval"], rows, "Means over frames; each group by itself below.")
     exploratory = result.record.settings.get("exploratory")
     if exploratory and "attn_out" in result.measurements:
@@ -133,7 +133,7 @@ def _written(page: Page, result: StudyResult) -> None:
 
 
 def _rows(measured: Measurement, k: int) -> list[list[object]]:
-    return [[figure.label, number(figure), interval(figure)] for figure in held_out(measured, k)]
+    return [[figure.label, *cells(figure)] for figure in held_out(measured, k)]
 
 
 def _layers(page: Page, result: StudyResult) -> None:
@@ -186,8 +186,7 @@ def _attention(result: StudyResult) -> list[list[object]]:
         row: list[object] = [labels[at]]
         for mean in means:
             numbers = (float(mean.dataset[name].values.ravel()[at]) for name in ("value", "low", "high"))
-            figure = Figure.between(*numbers, unit=mean.unit)
-            row += [number(figure), interval(figure)]
+            row += cells(Figure.between(*numbers, unit=mean.unit))
         rows.append([*row, f"{uniform:.3f}"])
     return rows
 
@@ -263,7 +262,7 @@ def _split(page: Page, result: StudyResult) -> None:
         page.text(f"The split is {_missing(beyond)}")
         return
     names = SPLIT | {name: name for name in result.figures if name.startswith("interaction ")}
-    rows = [[words, number(x), interval(x), x.label] for name, words in names.items() for x in [result.figures[name]]]
+    rows = [[words, *cells(x), x.label] for name, words in names.items() for x in [result.figures[name]]]
     page.table(
         ["", "logits", "95 % interval", "verdict"], rows, "Means over frames; what is beyond the sum in each group."
     )

@@ -20,17 +20,6 @@ ROW = 24
 """Pixels."""
 
 
-def number(figure: Figure) -> str | None:
-    """With three digits behind the point."""
-    return None if figure.value is None else rounded(figure.value, 3)
-
-
-def interval(figure: Figure) -> str | None:
-    """From … to, likewise."""
-    known = figure.low is not None and figure.high is not None
-    return f"{rounded(figure.low, 3)} … {rounded(figure.high, 3)}" if known else None
-
-
 def value(figure: Figure) -> str:
     """In prose: the number and its interval."""
     if figure.value is None:
@@ -46,7 +35,7 @@ def rounded(x: float | None, digits: int) -> str:
         >>> rounded(-0.0001, 3), rounded(-0.12, 1)
         ('0.000', '-0.1')
     """
-    return "—" if x is None else f"{round(x, digits) + 0.0:.{digits}f}"
+    return "—" if x is None else f"{x:z.{digits}f}"
 
 
 def fractions(swept: Mapping[str, Measurement]) -> dict[str, Measurement]:

@@ -17,6 +17,7 @@ from pellucid.studies.induction_heads import CLEAR, CUT, HEADS
 from pellucid.studies.induction_page_circuit import mlps, reasons, weights
 from pellucid.studies.published import FIGURES
 from pellucid.studies.reference import NAME as REFERENCE
+from pellucid.studies.report_cells import made
 from pellucid.studies.result import Figure, StudyResult
 from pellucid.viz.attention import attention_patterns
 from pellucid.viz.plots import plot
@@ -277,14 +278,7 @@ def _made(page: Page, result: StudyResult) -> None:
             f"{compared.label}; 0.001 is "
             "agreement. Deeper layers are not compared: the reference has GELU in its exact form."
         )
-    record = result.record
-    processing = ", ".join(record.processing) or "none"
-    settings = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
-    page.section("How was this made?").text(
-        f"Pellucid {record.version}; model {result.model}, weights {str(record.weights_hash)[:16]}…, processing: "
-        f"{processing}; {record.dtype} on {record.device}; seed {record.seed}; {settings}. All numbers lie beside this "
-        "page: `result.json`, and the folder `measurements`."
-    )
+    made(page, result)
 
 
 def _table(

@@ -24,11 +24,19 @@ def top_cells(measured: Measurement, k: int, *, lowest: bool = False) -> list[li
     return rows
 
 
+def number(figure: Figure) -> str | None:
+    """With three digits behind the point."""
+    return None if figure.value is None else f"{figure.value:z.3f}"
+
+
+def interval(figure: Figure) -> str | None:
+    """From … to, likewise."""
+    return None if figure.low is None or figure.high is None else f"{figure.low:z.3f} … {figure.high:z.3f}"
+
+
 def cells(figure: Figure) -> list[object]:
-    """Mean and interval, with three digits behind the point."""
-    value = None if figure.value is None else f"{figure.value:z.3f}"
-    interval = None if figure.low is None or figure.high is None else f"{figure.low:z.3f} … {figure.high:z.3f}"
-    return [value, interval]
+    """Mean and interval."""
+    return [number(figure), interval(figure)]
 
 
 def made(page: Page, result: StudyResult) -> None:
